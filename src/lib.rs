@@ -1,0 +1,6 @@
+//! Ringraft: a strongly consistent, sharded key-value store in one binary.
+//!
+//! `ARCHITECTURE.md` has the picture, the life of a put and the layer table.
+
+pub mod clock;
+pub mod types;

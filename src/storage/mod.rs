@@ -1,0 +1,160 @@
+//! The storage seam: everything the server asks of a disk, in two traits. The only importer of RocksDB.
+//!
+//! A node's [`Disk`] holds its identity file, one log [`Engine`] for all its Raft groups and one data [`Engine`] for
+//! each replica. Two implementations: [`rocks`] (RocksDB on a file system) and [`mem`] (maps in memory with the sync
+//! boundary modelled: what was not synced is gone after a simulated crash). One conformance suite runs over both.
+//!
+//! What the two kinds of engine promise (`architecture` §5):
+//! - *log*: a write with [`Durability::Synced`] is on disk when it returns, and so is everything written before it. A
+//!   crash keeps a prefix of the batches that holds at least everything synced.
+//! - *data*: nothing is durable but by [`Engine::flush`]. A crash keeps a prefix of the batches that holds at least
+//!   everything written before the last finished flush began. A batch is never torn.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub mod keys;
+pub mod mem;
+pub mod rocks;
+mod wal;
+
+/// One change of a batch. Changes take effect in order: a put after a range delete over its key stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Put(Bytes, Bytes),
+    Delete(Bytes),
+    /// From the first key to before the second.
+    DeleteRange(Bytes, Bytes),
+}
+
+/// Changes that become visible and durable together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub changes: Vec<Change>,
+}
+
+impl Batch {
+    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.changes.push(Change::Put(key.into(), value.into()));
+    }
+
+    pub fn delete(&mut self, key: impl Into<Bytes>) {
+        self.changes.push(Change::Delete(key.into()));
+    }
+
+    pub fn delete_range(&mut self, from: impl Into<Bytes>, before: impl Into<Bytes>) {
+        self.changes.push(Change::DeleteRange(from.into(), before.into()));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// Durable on return, with everything written before.
+    Synced,
+    /// Durable with the next synced write or flush.
+    Buffered,
+}
+
+/// Half-open range of keys in byte order; `before: None` is the end of the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    pub from: Bytes,
+    pub before: Option<Bytes>,
+}
+
+impl KeyRange {
+    /// Every key that starts with `prefix`.
+    pub fn prefix(prefix: &[u8]) -> Self {
+        Self { from: Bytes::copy_from_slice(prefix), before: prefix_end(prefix) }
+    }
+}
+
+/// The first key after all that start with `prefix`; none when every byte is 0xFF.
+pub fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
+    let kept = prefix.iter().rposition(|&byte| byte != 0xFF)? + 1;
+    let mut end = prefix[..kept].to_vec();
+    end[kept - 1] += 1;
+    Some(end.into())
+}
+
+/// A row as an iterator gives it.
+pub type Row = (Bytes, Bytes);
+
+/// An ordered key-value engine with atomic batches. Calls block; callers on an async runtime keep scans off its workers.
+pub trait Engine: Send + Sync + 'static {
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error>;
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
+    /// A consistent picture of this moment. Cheap.
+    fn view(&self) -> Box<dyn View>;
+    /// Everything written before the call is durable on return.
+    fn flush(&self) -> Result<(), Error>;
+    /// Bytes held in memory and not yet flushed.
+    fn unflushed_bytes(&self) -> u64;
+    /// Bytes on disk, roughly.
+    fn disk_bytes(&self) -> u64;
+    /// Gives back space of deleted key ranges (best effort, background).
+    fn compact(&self, range: &KeyRange);
+}
+
+/// A consistent picture of an engine at one moment. Holds space until dropped.
+pub trait View: Send + Sync {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
+    /// Rows in ascending key order.
+    fn scan(&self, range: &KeyRange) -> Box<dyn Iterator<Item = Result<Row, Error>> + Send + '_>;
+    /// Rows in descending key order.
+    fn scan_reverse(&self, range: &KeyRange) -> Box<dyn Iterator<Item = Result<Row, Error>> + Send + '_>;
+}
+
+/// A node's data directory.
+pub trait Disk: Send + Sync + 'static {
+    /// The identity file's content, `None` in an empty directory.
+    fn read_identity(&self) -> Result<Option<Vec<u8>>, Error>;
+    /// Replaces the identity file atomically; durable on return.
+    fn write_identity(&self, content: &[u8]) -> Result<(), Error>;
+    /// Opens the log engine, creating it when absent. Damage anywhere but in the last batch is
+    /// [`Error::Corrupt`] naming file and offset; a torn last batch is cut off.
+    fn open_log(&self) -> Result<Arc<dyn Engine>, Error>;
+    /// Opens the data engine in the directory of this name, creating it when absent.
+    fn open_replica(&self, directory: &str) -> Result<Arc<dyn Engine>, Error>;
+    /// Names of all replica directories present, sorted.
+    fn replica_directories(&self) -> Result<Vec<String>, Error>;
+    /// Removes a replica directory that is not open; durable on return. Absent is fine.
+    fn remove_replica(&self, directory: &str) -> Result<(), Error>;
+    /// Moves a directory that no record knows to `set-aside/`, never deleting it. Durable on return.
+    fn set_aside(&self, directory: &str) -> Result<(), Error>;
+    /// Whether blocking work gets threads of its own. In simulation everything runs on the caller's task.
+    fn uses_threads(&self) -> bool;
+    /// Free bytes on the file system.
+    fn free_bytes(&self) -> Result<u64, Error>;
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The data is damaged: a checksum that does not match, a file that is missing.
+    #[error("{what}")]
+    Corrupt { what: String },
+    /// Another process has the directory open.
+    #[error("{path} is in use by another process{holder}")]
+    InUse { path: String, holder: String },
+    /// Reading, writing or syncing failed. Its scope is unknown: the engine takes no more writes.
+    #[error("{doing}: {what}")]
+    Io { doing: String, what: String },
+}
+
+impl Error {
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, Error::Corrupt { .. })
+    }
+}
+
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        let kind = if error.is_corruption() { std::io::ErrorKind::InvalidData } else { std::io::ErrorKind::Other };
+        std::io::Error::new(kind, error)
+    }
+}
