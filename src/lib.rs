@@ -3,5 +3,6 @@
 //! `ARCHITECTURE.md` has the picture, the life of a put and the layer table.
 
 pub mod clock;
+pub mod ring;
 pub mod types;
 pub mod wire;
