@@ -1,0 +1,329 @@
+//! Applying a command. Every handler checks everything first and changes the catalog only when nothing can be refused
+//! any more, so a refusal leaves no trace.
+
+use std::collections::BTreeMap;
+
+use super::Catalog;
+use super::command::{CatalogCommand, CatalogResponse, Refusal};
+use super::descriptor::{
+    NODE_TEXT_BYTES_MAX, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile, ProtocolRange, ReplicaDescriptor, ReplicaState,
+    ShardDescriptor, ShardState,
+};
+use crate::ring::TokenRange;
+use crate::types::{ClusterId, Epoch, META_SHARD, NodeId, ReplicaId, Revision, ShardId};
+
+/// How many replicas a shard may be wanted to have.
+pub const REPLICATION_FACTORS: [u8; 3] = [1, 3, 5];
+/// Most data shards that a cluster may begin with. Splits make more.
+pub const INITIAL_SHARDS_MAX: u32 = 4096;
+/// The feature level of a new cluster.
+pub const FEATURE_LEVEL_FIRST: u32 = 1;
+/// Highest counter of a replica id: it has 48 bits.
+pub(super) const REPLICA_COUNTER_MAX: u64 = (1 << 48) - 1;
+
+/// What a command that was not refused did. `changed` decides alone over the catalog's version.
+struct Done {
+    changed: bool,
+    answer: Answer,
+}
+
+enum Answer {
+    Nothing,
+    Node(NodeId),
+    Replica(ReplicaId),
+}
+
+impl Done {
+    const NOTHING_TO_DO: Self = Self { changed: false, answer: Answer::Nothing };
+    const CHANGED: Self = Self { changed: true, answer: Answer::Nothing };
+}
+
+type Result<T, E = Refusal> = std::result::Result<T, E>;
+
+/// Applies one command: the same catalog and command give the same catalog and response everywhere.
+///
+/// `catalog` is None until a cluster is founded, and Some for ever after.
+pub fn apply(catalog: &mut Option<Catalog>, command: &CatalogCommand) -> CatalogResponse {
+    let response = match (catalog, command) {
+        (Some(catalog), command) => catalog.apply(command),
+        (none, CatalogCommand::Found { cluster, replication_factor, initial_shards, revision_base, node }) => {
+            found(*cluster, *replication_factor, *initial_shards, *revision_base, node).map(|founded| {
+                let response = CatalogResponse::Node { id: FIRST_NODE, version: founded.version };
+                *none = Some(founded);
+                response
+            })
+        }
+        (None, _) => Err(Refusal::NotFounded),
+    };
+    response.unwrap_or_else(|why| CatalogResponse::Refused { why })
+}
+
+const FIRST_NODE: NodeId = NodeId(1);
+
+fn found(
+    cluster: ClusterId,
+    replication_factor: u8,
+    initial_shards: u32,
+    revision_base: Revision,
+    node: &NodeProfile,
+) -> Result<Catalog> {
+    allow(REPLICATION_FACTORS.contains(&replication_factor), "replication_factor", || {
+        format!("it is one of {REPLICATION_FACTORS:?}, not {replication_factor}")
+    })?;
+    allow((1..=INITIAL_SHARDS_MAX).contains(&initial_shards), "initial_shards", || {
+        format!("there are 1 to {INITIAL_SHARDS_MAX} of them, not {initial_shards}")
+    })?;
+    check_profile(node, FEATURE_LEVEL_FIRST)?;
+    let founder = ReplicaDescriptor { id: ReplicaId::new(0, 1), node: FIRST_NODE, state: ReplicaState::Voter };
+    let meta = ShardDescriptor {
+        id: META_SHARD,
+        range: None,
+        epoch: Epoch(1),
+        // Its founder initialized the group, or this command would stand in no log.
+        state: ShardState::Live,
+        replicas: vec![founder],
+        preferred_leader: None,
+    };
+    Ok(Catalog {
+        version: 1,
+        cluster,
+        replication_factor,
+        initial_shards,
+        feature_level: FEATURE_LEVEL_FIRST,
+        recovery_generation: 0,
+        revision_base,
+        next_node: FIRST_NODE.0 + 1,
+        next_shard: META_SHARD.0 + 1,
+        next_replica: 2,
+        nodes: BTreeMap::from([(FIRST_NODE, NodeDescriptor::new(FIRST_NODE, node.clone()))]),
+        shards: BTreeMap::from([(META_SHARD, meta)]),
+    })
+}
+
+impl Catalog {
+    fn apply(&mut self, command: &CatalogCommand) -> Result<CatalogResponse> {
+        let done = match command {
+            CatalogCommand::Found { .. } => return Err(Refusal::AlreadyFounded { cluster: self.cluster }),
+            CatalogCommand::JoinNode { node } => self.join_node(node)?,
+            CatalogCommand::CreateShards { placements } => self.create_shards(placements)?,
+            CatalogCommand::ShardLive { shard } => self.shard_live(*shard)?,
+            CatalogCommand::AddReplica { shard, node, expected_epoch } => {
+                self.add_replica(*shard, *node, *expected_epoch)?
+            }
+            CatalogCommand::ReplicaIsVoter { shard, replica } => self.replica_is_voter(*shard, *replica)?,
+            CatalogCommand::ReplicaLeaving { shard, replica } => self.replica_leaving(*shard, *replica)?,
+            CatalogCommand::ForgetReplica { shard, replica } => self.forget_replica(*shard, *replica)?,
+            CatalogCommand::PreferLeaders { leaders } => self.prefer_leaders(leaders)?,
+            CatalogCommand::RaiseFeatureLevel { to } => self.raise_feature_level(*to)?,
+        };
+        self.version += u64::from(done.changed);
+        let version = self.version;
+        Ok(match done.answer {
+            Answer::Nothing => CatalogResponse::Applied { version },
+            Answer::Node(id) => CatalogResponse::Node { id, version },
+            Answer::Replica(id) => CatalogResponse::Replica { id, version },
+        })
+    }
+
+    fn join_node(&mut self, profile: &NodeProfile) -> Result<Done> {
+        check_profile(profile, self.feature_level)?;
+        let known = self.node_by_store(profile.store).map(|node| node.id);
+        let id = known.unwrap_or(NodeId(self.next_node));
+        let descriptor = NodeDescriptor::new(id, profile.clone());
+        if known.is_none() {
+            self.next_node += 1;
+        }
+        let before = self.nodes.insert(id, descriptor.clone());
+        Ok(Done { changed: before != Some(descriptor), answer: Answer::Node(id) })
+    }
+
+    fn create_shards(&mut self, founders: &[NodeId]) -> Result<Done> {
+        if self.data_shards().next().is_some() {
+            return Err(Refusal::ShardsExist);
+        }
+        allow(u32::try_from(founders.len()) == Ok(self.initial_shards), "placements", || {
+            format!("{} shards need a founder each, {} are given", self.initial_shards, founders.len())
+        })?;
+        let wanted = u32::from(self.replication_factor);
+        let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        if nodes < wanted {
+            return Err(Refusal::TooFewNodes { nodes, wanted });
+        }
+        if let Some(node) = founders.iter().find(|node| !self.nodes.contains_key(node)) {
+            return Err(Refusal::NoSuchNode { node: *node });
+        }
+        self.check_replica_ids(u64::from(self.initial_shards))?;
+        for (range, node) in TokenRange::full().split_evenly(self.initial_shards).into_iter().zip(founders) {
+            let id = ShardId(self.next_shard);
+            self.next_shard += 1;
+            let founder = self.take_replica_id();
+            let replica = ReplicaDescriptor { id: founder, node: *node, state: ReplicaState::Joining };
+            let shard = ShardDescriptor {
+                id,
+                range: Some(range),
+                epoch: Epoch(1),
+                state: ShardState::Creating { founder },
+                replicas: vec![replica],
+                preferred_leader: None,
+            };
+            self.shards.insert(id, shard);
+        }
+        Ok(Done::CHANGED)
+    }
+
+    fn shard_live(&mut self, shard: ShardId) -> Result<Done> {
+        let shard = self.shard_mut(shard)?;
+        let ShardState::Creating { founder } = shard.state else { return Ok(Done::NOTHING_TO_DO) };
+        shard.state = ShardState::Live;
+        replica_mut(shard, founder)?.state = ReplicaState::Voter;
+        Ok(Done::CHANGED)
+    }
+
+    fn add_replica(&mut self, shard: ShardId, node: NodeId, expected_epoch: Epoch) -> Result<Done> {
+        if !self.nodes.contains_key(&node) {
+            return Err(Refusal::NoSuchNode { node });
+        }
+        let descriptor = self.live_shard_mut(shard)?;
+        if descriptor.epoch != expected_epoch {
+            return Err(Refusal::EpochMismatch { shard, epoch: descriptor.epoch });
+        }
+        if let Some(replica) = descriptor.replica_on(node) {
+            return Err(Refusal::NodeHoldsReplica { shard, node, replica: replica.id });
+        }
+        self.check_replica_ids(1)?;
+        let id = self.take_replica_id();
+        let descriptor = self.live_shard_mut(shard)?;
+        // Fresh ids are the highest, so the list stays in order.
+        descriptor.replicas.push(ReplicaDescriptor { id, node, state: ReplicaState::Joining });
+        descriptor.epoch.0 += 1;
+        Ok(Done { changed: true, answer: Answer::Replica(id) })
+    }
+
+    fn replica_is_voter(&mut self, shard: ShardId, replica: ReplicaId) -> Result<Done> {
+        let descriptor = replica_mut(self.live_shard_mut(shard)?, replica)?;
+        match descriptor.state {
+            ReplicaState::Voter => Ok(Done::NOTHING_TO_DO),
+            // Late news of a replica whose leaving was decided meanwhile must not bring it back.
+            ReplicaState::Leaving => Err(Refusal::ReplicaIsLeaving { shard, replica }),
+            ReplicaState::Joining => {
+                descriptor.state = ReplicaState::Voter;
+                Ok(Done::CHANGED)
+            }
+        }
+    }
+
+    fn replica_leaving(&mut self, shard: ShardId, replica: ReplicaId) -> Result<Done> {
+        let descriptor = self.live_shard_mut(shard)?;
+        let another_stays = descriptor.voters().any(|voter| voter.id != replica);
+        let leaving = replica_mut(descriptor, replica)?;
+        if leaving.state == ReplicaState::Leaving {
+            return Ok(Done::NOTHING_TO_DO);
+        }
+        if !another_stays {
+            return Err(Refusal::LastVoter { shard, replica });
+        }
+        leaving.state = ReplicaState::Leaving;
+        let node = leaving.node;
+        if descriptor.preferred_leader == Some(node) {
+            descriptor.preferred_leader = None;
+        }
+        Ok(Done::CHANGED)
+    }
+
+    fn forget_replica(&mut self, shard: ShardId, replica: ReplicaId) -> Result<Done> {
+        // An id that was given out and stands nowhere any more was forgotten before.
+        let forgotten = self.replica(replica).is_none()
+            && ReplicaId(0) < replica
+            && self.next_replica_id().is_none_or(|next| replica < next);
+        let descriptor = self.live_shard_mut(shard)?;
+        if forgotten {
+            return Ok(Done::NOTHING_TO_DO);
+        }
+        if replica_mut(descriptor, replica)?.state != ReplicaState::Leaving {
+            return Err(Refusal::ReplicaNotLeaving { shard, replica });
+        }
+        descriptor.replicas.retain(|other| other.id != replica);
+        descriptor.epoch.0 += 1;
+        Ok(Done::CHANGED)
+    }
+
+    fn prefer_leaders(&mut self, leaders: &[(ShardId, NodeId)]) -> Result<Done> {
+        for (shard, node) in leaders {
+            if !self.shard_mut(*shard)?.may_lead(*node) {
+                return Err(Refusal::NodeHoldsNoReplica { shard: *shard, node: *node });
+            }
+        }
+        let mut changed = false;
+        // Where a shard is named twice, the last one counts and the first one is no change.
+        for (shard, node) in leaders.iter().copied().collect::<BTreeMap<_, _>>() {
+            let descriptor = self.shard_mut(shard)?;
+            changed |= descriptor.preferred_leader != Some(node);
+            descriptor.preferred_leader = Some(node);
+        }
+        Ok(Done { changed, answer: Answer::Nothing })
+    }
+
+    fn raise_feature_level(&mut self, to: u32) -> Result<Done> {
+        if to < self.feature_level {
+            return Err(Refusal::FeatureLevelLower { level: self.feature_level });
+        }
+        if let Some(node) = self.nodes.values().find(|node| node.feature_level_max < to) {
+            return Err(Refusal::FeatureLevelUnknown { node: node.id, known: node.feature_level_max });
+        }
+        let changed = self.feature_level != to;
+        self.feature_level = to;
+        Ok(Done { changed, answer: Answer::Nothing })
+    }
+
+    fn shard_mut(&mut self, shard: ShardId) -> Result<&mut ShardDescriptor> {
+        self.shards.get_mut(&shard).ok_or(Refusal::NoSuchShard { shard })
+    }
+
+    fn live_shard_mut(&mut self, shard: ShardId) -> Result<&mut ShardDescriptor> {
+        let descriptor = self.shard_mut(shard)?;
+        match descriptor.state {
+            ShardState::Live => Ok(descriptor),
+            ShardState::Creating { .. } => Err(Refusal::ShardNotLive { shard }),
+        }
+    }
+
+    /// Refuses unless `count` more replica ids are left. One is always kept back, so that the counter itself stays valid.
+    fn check_replica_ids(&self, count: u64) -> Result<()> {
+        if self.next_replica + count <= REPLICA_COUNTER_MAX { Ok(()) } else { Err(Refusal::ReplicaIdsUsedUp) }
+    }
+
+    fn take_replica_id(&mut self) -> ReplicaId {
+        let id = ReplicaId::new(self.recovery_generation, self.next_replica);
+        self.next_replica += 1;
+        id
+    }
+}
+
+fn replica_mut(shard: &mut ShardDescriptor, replica: ReplicaId) -> Result<&mut ReplicaDescriptor> {
+    let missing = Refusal::NoSuchReplica { shard: shard.id, replica };
+    shard.replicas.iter_mut().find(|descriptor| descriptor.id == replica).ok_or(missing)
+}
+
+/// Refuses what a node says of itself where placement, routing or handshakes could not work with it.
+fn check_profile(profile: &NodeProfile, feature_level: u32) -> Result<()> {
+    allow((1..=NODE_WEIGHT_MAX).contains(&profile.weight), "weight", || {
+        format!("it is 1 to {NODE_WEIGHT_MAX}, not {}", profile.weight)
+    })?;
+    for (name, text) in [("http", &profile.http), ("peer", &profile.peer)] {
+        allow(!text.is_empty(), name, || "it is empty".into())?;
+    }
+    let texts = [&profile.http, &profile.peer, &profile.zone, &profile.host];
+    for (name, text) in ["http", "peer", "zone", "host"].into_iter().zip(texts) {
+        allow(text.len() <= NODE_TEXT_BYTES_MAX, name, || format!("it is longer than {NODE_TEXT_BYTES_MAX} bytes"))?;
+    }
+    let ProtocolRange { min, max } = profile.protocol;
+    allow(min <= max, "protocol", || format!("{min} to {max} is no range"))?;
+    if profile.feature_level_max < feature_level {
+        return Err(Refusal::ReleaseTooOld { level: feature_level, known: profile.feature_level_max });
+    }
+    Ok(())
+}
+
+fn allow(allowed: bool, parameter: &str, why: impl FnOnce() -> String) -> Result<()> {
+    if allowed { Ok(()) } else { Err(Refusal::BadParameter { parameter: parameter.into(), why: why() }) }
+}
