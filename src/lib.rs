@@ -4,6 +4,7 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod placement;
 pub mod ring;
 pub mod types;
 pub mod wire;
