@@ -4,7 +4,6 @@
 
 pub mod catalog;
 pub mod clock;
-pub mod placement;
-pub mod ring;
+pub mod storage;
 pub mod types;
 pub mod wire;

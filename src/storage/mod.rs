@@ -19,6 +19,9 @@ pub mod mem;
 pub mod rocks;
 mod wal;
 
+#[cfg(test)]
+mod conformance;
+
 /// One change of a batch. Changes take effect in order: a put after a range delete over its key stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -52,11 +55,12 @@ impl Batch {
     }
 }
 
+/// How durable a write to the log engine is. A data engine makes no difference: there only a flush is durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Durability {
     /// Durable on return, with everything written before.
     Synced,
-    /// Durable with the next synced write or flush.
+    /// Durable with the next synced write or flush, or earlier.
     Buffered,
 }
 
@@ -87,11 +91,12 @@ pub type Row = (Bytes, Bytes);
 
 /// An ordered key-value engine with atomic batches. Calls block; callers on an async runtime keep scans off its workers.
 pub trait Engine: Send + Sync + 'static {
+    /// After a failed write or flush every further one is refused: what reached the disk is unknown. Reads go on.
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error>;
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
     /// A consistent picture of this moment. Cheap.
     fn view(&self) -> Box<dyn View>;
-    /// Everything written before the call is durable on return.
+    /// Everything written before the call is durable on return. Waits for the disk; on a data engine writes go on.
     fn flush(&self) -> Result<(), Error>;
     /// Bytes held in memory and not yet flushed.
     fn unflushed_bytes(&self) -> u64;
@@ -119,9 +124,10 @@ pub trait Disk: Send + Sync + 'static {
     /// Opens the log engine, creating it when absent. Damage anywhere but in the last batch is
     /// [`Error::Corrupt`] naming file and offset; a torn last batch is cut off.
     fn open_log(&self) -> Result<Arc<dyn Engine>, Error>;
-    /// Opens the data engine in the directory of this name, creating it when absent.
+    /// Opens the data engine in the directory of this name, creating it when absent. While the engine or a view of it
+    /// lives, opening, removing or setting aside the same directory is refused with [`Error::InUse`]; likewise the log.
     fn open_replica(&self, directory: &str) -> Result<Arc<dyn Engine>, Error>;
-    /// Names of all replica directories present, sorted.
+    /// Names of all replica directories present, sorted. Hidden ones are nobody's replicas.
     fn replica_directories(&self) -> Result<Vec<String>, Error>;
     /// Removes a replica directory that is not open; durable on return. Absent is fine.
     fn remove_replica(&self, directory: &str) -> Result<(), Error>;
@@ -133,13 +139,32 @@ pub trait Disk: Send + Sync + 'static {
     fn free_bytes(&self) -> Result<u64, Error>;
 }
 
+/// The size of a batch's keys and values.
+fn batch_bytes(batch: &Batch) -> usize {
+    let sizes = batch.changes.iter().map(|change| match change {
+        Change::Put(key, value) => key.len() + value.len(),
+        Change::Delete(key) => key.len(),
+        Change::DeleteRange(from, before) => from.len() + before.len(),
+    });
+    sizes.sum()
+}
+
+/// Refuses a replica directory's name that would lead elsewhere. Names come from records, and records can be damaged.
+fn check_directory_name(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+        let what = format!("{name:?} is not the name of a replica's directory");
+        return Err(Error::Io { doing: "finding a replica".to_string(), what });
+    }
+    Ok(())
+}
+
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The data is damaged: a checksum that does not match, a file that is missing.
     #[error("{what}")]
     Corrupt { what: String },
-    /// Another process has the directory open.
-    #[error("{path} is in use by another process{holder}")]
+    /// The directory is open already: `holder` is this process, or another with its id if that is known.
+    #[error("{path} is in use by {holder}")]
     InUse { path: String, holder: String },
     /// Reading, writing or syncing failed. Its scope is unknown: the engine takes no more writes.
     #[error("{doing}: {what}")]

@@ -1,0 +1,399 @@
+//! A data directory in memory, with the boundary between what is synced and what is not: what a crash may take, a
+//! simulated crash does take. It lets the whole server run in deterministic simulation, on one thread and one seed.
+//!
+//! A store is two maps: what readers see, and what is durable. The batches between the two are kept, in order; a crash
+//! applies a random number of them, from the first on, and forgets the rest.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::{Batch, Change, Disk, Durability, Engine, Error, KeyRange, Row, View, batch_bytes, check_directory_name};
+
+/// What an untouched simulated disk has free, in bytes.
+const FREE_BYTES: u64 = 1 << 40;
+
+/// A simulated disk. Clones are handles of the same one, and it outlives the crashes of the node it belongs to.
+#[derive(Clone)]
+pub struct MemDisk {
+    state: Arc<Mutex<DiskState>>,
+}
+
+struct DiskState {
+    identity: Option<Vec<u8>>,
+    log: Option<Shared>,
+    replicas: BTreeMap<String, Shared>,
+    set_aside: BTreeMap<String, Shared>,
+    free_bytes: u64,
+    rng: SmallRng,
+}
+
+type Shared = Arc<Mutex<Store>>;
+type Rows = BTreeMap<Bytes, Bytes>;
+
+/// How much of what was not synced a crash leaves.
+#[derive(Clone, Copy)]
+enum Keep {
+    Some,
+    Nothing,
+}
+
+/// Invariant: `rows` is `durable` with the batches of `unsynced` applied in order.
+struct Store {
+    name: String,
+    is_log: bool,
+    /// Shared with views; copied by the first write after one was taken.
+    rows: Arc<Rows>,
+    durable: Rows,
+    unsynced: Vec<Batch>,
+    /// Handles of an earlier life are dead.
+    life: u64,
+    /// An engine or view of this life exists.
+    open: bool,
+    fail_next_write: bool,
+    failed: bool,
+}
+
+impl Store {
+    fn new(name: &str, is_log: bool) -> Shared {
+        Arc::new(Mutex::new(Self {
+            name: name.to_string(),
+            is_log,
+            rows: Arc::default(),
+            durable: Rows::default(),
+            unsynced: Vec::new(),
+            life: 0,
+            open: false,
+            fail_next_write: false,
+            failed: false,
+        }))
+    }
+
+    fn sync(&mut self) {
+        for batch in self.unsynced.drain(..) {
+            apply(&mut self.durable, &batch);
+        }
+    }
+
+    fn crash(&mut self, keep: Keep, rng: &mut SmallRng) {
+        let kept = match keep {
+            Keep::Some => rng.random_range(0..=self.unsynced.len()),
+            Keep::Nothing => 0,
+        };
+        self.unsynced.truncate(kept);
+        self.sync();
+        self.rows = Arc::new(self.durable.clone());
+        self.life += 1;
+        self.open = false;
+        self.fail_next_write = false;
+        self.failed = false;
+    }
+
+    fn error(&self, doing: &str, what: &str) -> Error {
+        Error::Io { doing: format!("{doing} {}", self.name), what: what.to_string() }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn apply(rows: &mut Rows, batch: &Batch) {
+    for change in &batch.changes {
+        match change {
+            Change::Put(key, value) => {
+                rows.insert(key.clone(), value.clone());
+            }
+            Change::Delete(key) => {
+                rows.remove(key);
+            }
+            Change::DeleteRange(from, before) => {
+                if from < before {
+                    let doomed: Vec<Bytes> = rows.range::<Bytes, _>(from..before).map(|(key, _)| key.clone()).collect();
+                    doomed.iter().for_each(|key| drop(rows.remove(key)));
+                }
+            }
+        }
+    }
+}
+
+impl MemDisk {
+    /// An empty disk. The seed decides what its crashes leave.
+    pub fn new(seed: u64) -> Self {
+        let state = DiskState {
+            identity: None,
+            log: None,
+            replicas: BTreeMap::new(),
+            set_aside: BTreeMap::new(),
+            free_bytes: FREE_BYTES,
+            rng: SmallRng::seed_from_u64(seed),
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The power fails: every store keeps a random prefix of what was not synced. All open engines and views die.
+    pub fn crash(&self) {
+        self.crash_keeping(Keep::Some);
+    }
+
+    /// The power fails, and nothing that was not synced is left.
+    pub fn crash_losing_everything_unsynced(&self) {
+        self.crash_keeping(Keep::Nothing);
+    }
+
+    fn crash_keeping(&self, keep: Keep) {
+        let state = &mut *lock(&self.state);
+        for store in state.log.iter().chain(state.replicas.values()) {
+            lock(store).crash(keep, &mut state.rng);
+        }
+    }
+
+    /// What [`Disk::free_bytes`] says from now on.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        lock(&self.state).free_bytes = bytes;
+    }
+
+    /// The next write or flush of the log fails, and it is left open whether its batch reached the disk.
+    pub fn fail_next_log_write(&self) {
+        if let Some(log) = &lock(&self.state).log {
+            lock(log).fail_next_write = true;
+        }
+    }
+
+    /// The next write or flush of this replica's store fails, and it is left open whether its batch reached the disk.
+    pub fn fail_next_replica_write(&self, directory: &str) {
+        if let Some(store) = lock(&self.state).replicas.get(directory) {
+            lock(store).fail_next_write = true;
+        }
+    }
+
+    /// Names of the directories that were set aside, sorted.
+    pub fn set_aside_directories(&self) -> Vec<String> {
+        lock(&self.state).set_aside.keys().cloned().collect()
+    }
+
+    fn open(&self, store: &Shared) -> Result<Arc<dyn Engine>, Error> {
+        refuse_open(store)?;
+        let mut state = lock(store);
+        state.open = true;
+        state.failed = false;
+        let life = state.life;
+        drop(state);
+        let handle = Arc::new(Handle { store: store.clone(), life });
+        Ok(Arc::new(MemEngine { handle, disk: self.state.clone() }))
+    }
+}
+
+fn refuse_open(store: &Shared) -> Result<(), Error> {
+    let state = lock(store);
+    if state.open {
+        return Err(Error::InUse { path: state.name.clone(), holder: "this process".to_string() });
+    }
+    Ok(())
+}
+
+impl Disk for MemDisk {
+    fn read_identity(&self) -> Result<Option<Vec<u8>>, Error> {
+        Ok(lock(&self.state).identity.clone())
+    }
+
+    fn write_identity(&self, content: &[u8]) -> Result<(), Error> {
+        lock(&self.state).identity = Some(content.to_vec());
+        Ok(())
+    }
+
+    fn open_log(&self) -> Result<Arc<dyn Engine>, Error> {
+        let store = lock(&self.state).log.get_or_insert_with(|| Store::new("log", true)).clone();
+        self.open(&store)
+    }
+
+    fn open_replica(&self, directory: &str) -> Result<Arc<dyn Engine>, Error> {
+        check_directory_name(directory)?;
+        let mut state = lock(&self.state);
+        let fresh = || Store::new(&format!("replicas/{directory}"), false);
+        let store = state.replicas.entry(directory.to_string()).or_insert_with(fresh).clone();
+        drop(state);
+        self.open(&store)
+    }
+
+    fn replica_directories(&self) -> Result<Vec<String>, Error> {
+        Ok(lock(&self.state).replicas.keys().cloned().collect())
+    }
+
+    fn remove_replica(&self, directory: &str) -> Result<(), Error> {
+        check_directory_name(directory)?;
+        let mut state = lock(&self.state);
+        if let Some(store) = state.replicas.get(directory) {
+            refuse_open(store)?;
+        }
+        state.replicas.remove(directory);
+        Ok(())
+    }
+
+    fn set_aside(&self, directory: &str) -> Result<(), Error> {
+        check_directory_name(directory)?;
+        let mut state = lock(&self.state);
+        if let Some(store) = state.replicas.get(directory) {
+            refuse_open(store)?;
+        }
+        let Some(store) = state.replicas.remove(directory) else {
+            let doing = format!("setting aside {directory}");
+            return Err(Error::Io { doing, what: "no such directory".to_string() });
+        };
+        let name = (0_u32..)
+            .map(|taken| if taken == 0 { directory.to_string() } else { format!("{directory}.{taken}") })
+            .find(|name| !state.set_aside.contains_key(name))
+            .expect("one of four billion names is free");
+        state.set_aside.insert(name, store);
+        Ok(())
+    }
+
+    fn uses_threads(&self) -> bool {
+        false
+    }
+
+    fn free_bytes(&self) -> Result<u64, Error> {
+        Ok(lock(&self.state).free_bytes)
+    }
+}
+
+/// Keeps a store open in one of its lives; engine and views share it.
+struct Handle {
+    store: Shared,
+    life: u64,
+}
+
+impl Handle {
+    /// The store, unless it has crashed since.
+    fn store(&self, doing: &str) -> Result<MutexGuard<'_, Store>, Error> {
+        let store = lock(&self.store);
+        if store.life == self.life { Ok(store) } else { Err(store.error(doing, "crashed")) }
+    }
+
+    fn writable(&self, doing: &str) -> Result<MutexGuard<'_, Store>, Error> {
+        let store = self.store(doing)?;
+        if store.failed {
+            return Err(store.error(doing, "it takes no more writes since one failed"));
+        }
+        Ok(store)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut store = lock(&self.store);
+        if store.life == self.life {
+            store.open = false;
+        }
+    }
+}
+
+struct MemEngine {
+    handle: Arc<Handle>,
+    disk: Arc<Mutex<DiskState>>,
+}
+
+impl Engine for MemEngine {
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error> {
+        let mut disk = lock(&self.disk);
+        let mut store = self.handle.writable("writing")?;
+        if std::mem::take(&mut store.fail_next_write) {
+            store.failed = true;
+            // Nobody sees the batch, yet after a crash it may turn out to have been written.
+            if disk.rng.random() {
+                store.unsynced.push(batch);
+            }
+            return Err(store.error("writing", "failed as ordered"));
+        }
+        apply(Arc::make_mut(&mut store.rows), &batch);
+        store.unsynced.push(batch);
+        if store.is_log && durability == Durability::Synced {
+            store.sync();
+        }
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        Ok(self.handle.store("reading")?.rows.get(key).cloned())
+    }
+
+    fn view(&self) -> Box<dyn View> {
+        // After a crash the view is empty, and its every read says so.
+        let rows = self.handle.store("viewing").map(|store| store.rows.clone()).unwrap_or_default();
+        Box::new(MemView { rows, handle: self.handle.clone() })
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        let mut store = self.handle.writable("flushing")?;
+        if std::mem::take(&mut store.fail_next_write) {
+            store.failed = true;
+            return Err(store.error("flushing", "failed as ordered"));
+        }
+        store.sync();
+        Ok(())
+    }
+
+    fn unflushed_bytes(&self) -> u64 {
+        let Ok(store) = self.handle.store("measuring") else { return 0 };
+        store.unsynced.iter().map(batch_bytes).map(as_u64).sum()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let Ok(store) = self.handle.store("measuring") else { return 0 };
+        store.durable.iter().map(|(key, value)| as_u64(key.len() + value.len())).sum()
+    }
+
+    fn compact(&self, _range: &KeyRange) {}
+}
+
+fn as_u64(bytes: usize) -> u64 {
+    u64::try_from(bytes).expect("a length fits 64 bits")
+}
+
+struct MemView {
+    rows: Arc<Rows>,
+    handle: Arc<Handle>,
+}
+
+impl MemView {
+    fn rows(&self, range: &KeyRange) -> Result<std::collections::btree_map::Range<'_, Bytes, Bytes>, Error> {
+        drop(self.handle.store("reading a view of")?);
+        let empty = range.before.as_ref().is_some_and(|before| *before <= range.from);
+        let before = match &range.before {
+            Some(before) if !empty => Bound::Excluded(before),
+            // BTreeMap panics at an inverted range; this one is empty.
+            Some(_) => Bound::Excluded(&range.from),
+            None => Bound::Unbounded,
+        };
+        Ok(self.rows.range::<Bytes, _>((Bound::Included(&range.from), before)))
+    }
+}
+
+fn row((key, value): (&Bytes, &Bytes)) -> Result<Row, Error> {
+    Ok((key.clone(), value.clone()))
+}
+
+impl View for MemView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        drop(self.handle.store("reading a view of")?);
+        Ok(self.rows.get(key).cloned())
+    }
+
+    fn scan(&self, range: &KeyRange) -> Box<dyn Iterator<Item = Result<Row, Error>> + Send + '_> {
+        match self.rows(range) {
+            Ok(rows) => Box::new(rows.map(row)),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    }
+
+    fn scan_reverse(&self, range: &KeyRange) -> Box<dyn Iterator<Item = Result<Row, Error>> + Send + '_> {
+        match self.rows(range) {
+            Ok(rows) => Box::new(rows.rev().map(row)),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    }
+}
