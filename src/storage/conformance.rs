@@ -445,8 +445,11 @@ fn an_engine_that_failed_takes_no_more_writes_but_is_read<F: Fixture>() {
     let failed = engine.flush().unwrap_err();
     assert!(matches!(&failed, Error::Io { .. }), "{failed}");
     for _ in 0..2 {
-        assert!(matches!(engine.write(put(b"b", b""), Durability::Buffered), Err(Error::Io { .. })));
-        assert!(matches!(engine.flush(), Err(Error::Io { .. })));
+        // By the engine's own word: RocksDB refuses too, but it may resume by itself.
+        for refused in [engine.write(put(b"b", b""), Durability::Buffered), engine.flush()] {
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("takes no more writes"), "{refused}");
+        }
     }
     assert_eq!(engine.get(b"a").unwrap().as_deref(), Some(&b"1"[..]));
     assert_eq!(keys(engine.view().scan(&EVERYTHING)), [b"a"]);
