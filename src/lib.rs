@@ -4,6 +4,6 @@
 
 pub mod catalog;
 pub mod clock;
-pub mod storage;
+pub mod transport;
 pub mod types;
 pub mod wire;
