@@ -191,6 +191,7 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
+    use crate::transport::testing::PATIENCE;
 
     fn request(call: u64, body: &[u8]) -> Frame {
         Frame { body: Bytes::copy_from_slice(body), ..Frame::bare(Kind::Request, CallId(call)) }
@@ -267,11 +268,11 @@ mod tests {
         let mut reader = FrameReader::new(far);
         reader.silence_max = silence;
         let begun = clock::now();
-        assert_eq!(reader.next().await, Err(Ending::Silent(silence)));
+        assert_eq!(timeout(PATIENCE, reader.next()).await, Ok(Err(Ending::Silent(silence))));
         assert!(clock::now().since(begun) >= silence);
         reader.resume();
         let resumed = clock::now();
-        assert_eq!(reader.next().await, Err(Ending::Silent(silence)));
+        assert_eq!(timeout(PATIENCE, reader.next()).await, Ok(Err(Ending::Silent(silence))));
         assert!(clock::now().since(resumed) >= silence);
     }
 
@@ -301,7 +302,7 @@ mod tests {
         };
         let ended = tokio::select! {
             () = trickle => unreachable!(),
-            ended = reader.next() => ended,
+            ended = timeout(PATIENCE, reader.next()) => ended.expect("it is given up"),
         };
         assert!(matches!(ended, Err(Ending::Stalled(_))), "{ended:?}");
     }

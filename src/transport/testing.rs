@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -88,6 +88,8 @@ pub(super) const FAIL: u8 = 3;
 pub(super) const PANIC: u8 = 4;
 /// Waits as many milliseconds as the body says, in decimal digits, then gives the body back.
 pub(super) const WAIT: u8 = 5;
+/// Blocks its thread, where nothing can drop it, until [`TestHandler::unblock`]; then gives the body back.
+pub(super) const BLOCK: u8 = 6;
 
 #[derive(Default)]
 pub(super) struct TestHandler {
@@ -96,6 +98,7 @@ pub(super) struct TestHandler {
     pub(super) deadlines: Mutex<Vec<Duration>>,
     running: Arc<AtomicUsize>,
     released: Arc<Notify>,
+    unblocked: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl TestHandler {
@@ -110,6 +113,11 @@ impl TestHandler {
     /// Lets every call go on that is held now.
     pub(super) fn release(&self) {
         self.released.notify_waiters();
+    }
+
+    pub(super) fn unblock(&self) {
+        *self.unblocked.0.lock().unwrap() = true;
+        self.unblocked.1.notify_all();
     }
 }
 
@@ -135,6 +143,7 @@ impl Handler for TestHandler {
         self.deadlines.lock().unwrap().push(call.deadline.since(clock::now()));
         let running = Running::new(&self.running);
         let released = Arc::clone(&self.released).notified_owned();
+        let unblocked = Arc::clone(&self.unblocked);
         async move {
             let _running = running;
             match call.method {
@@ -149,6 +158,12 @@ impl Handler for TestHandler {
                     tokio::time::sleep(Duration::from_millis(text.parse().unwrap())).await;
                     Ok(call.body)
                 }
+                // In place, so that the runtime's other work is taken over by another thread.
+                BLOCK => tokio::task::block_in_place(|| {
+                    let (flag, changed) = &*unblocked;
+                    drop(changed.wait_while(flag.lock().unwrap(), |unblocked| !*unblocked).unwrap());
+                    Ok(call.body)
+                }),
                 _ => panic!("a handler that panics"),
             }
         }
@@ -178,8 +193,8 @@ pub(super) struct Server {
     pub(super) keeper: Arc<TestKeeper>,
     pub(super) handler: Arc<TestHandler>,
     pub(super) address: String,
-    shutdown: CancellationToken,
-    task: JoinHandle<()>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) task: JoinHandle<()>,
 }
 
 impl Server {

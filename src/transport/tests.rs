@@ -14,12 +14,15 @@ use super::dial::{BoxedIo, Listener, Net, TcpNet};
 use super::frame::{BODY_BYTES_MAX, CallId, FRAME_BYTES_MAX, Frame, FrameError, Kind};
 use super::handshake;
 use super::stream::{FrameReader, SILENCE_MAX};
-use super::testing::{Caller, ECHO, FAIL, HOLD, PANIC, PATIENCE, Server, TestKeeper, WAIT, eventually};
+use super::testing::{BLOCK, Caller, ECHO, FAIL, HOLD, PANIC, PATIENCE, Server, TestKeeper, WAIT, eventually};
 use super::*;
 use crate::clock;
 use crate::types::{ClusterId, NodeId};
 
 const B: NodeId = NodeId(2);
+
+/// A time for calls that no test waits out: what ends before it has another cause.
+const LONG: Duration = PATIENCE.saturating_mul(10);
 
 fn body(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
@@ -63,11 +66,11 @@ async fn dial(server: &Server, lane: Lane) -> BoxedIo {
     io
 }
 
-/// Whether the other end closes the connection, whatever it sends before.
+/// Whether the other end closes the connection, whatever it sends before, and sooner than it would for mere silence.
 async fn is_closed(io: &mut BoxedIo) -> bool {
     let mut rest = Vec::new();
     // A close with bytes unread is a reset.
-    timeout(PATIENCE, io.read_to_end(&mut rest)).await.is_ok()
+    timeout(SILENCE_MAX * 3 / 4, io.read_to_end(&mut rest)).await.is_ok()
 }
 
 #[tokio::test]
@@ -287,7 +290,7 @@ async fn a_flipped_bit_ends_the_connection_and_is_never_handed_on() {
 #[tokio::test]
 async fn frames_that_break_the_protocol_end_the_connection() {
     let server = Server::start(TestKeeper::node(2)).await;
-    let hold = Frame { method: HOLD, remaining_ms: 9999, ..Frame::bare(Kind::Request, CallId(1)) };
+    let hold = Frame { method: HOLD, remaining_ms: u32::MAX, ..Frame::bare(Kind::Request, CallId(1)) };
     for frames in [vec![Frame::bare(Kind::Answer, CallId(1))], vec![hold.clone(), hold]] {
         let mut io = dial(&server, Lane::Data).await;
         for frame in &frames {
@@ -355,8 +358,8 @@ async fn another_node_at_the_address_is_not_called() {
 async fn dropping_a_call_stops_its_handler_and_leaves_the_others_alone() {
     let server = Server::start(TestKeeper::node(2)).await;
     let caller = Caller::knowing(2, &server.address);
-    let kept = caller.peers.call(B, Lane::Data, HOLD, body("kept"), PATIENCE);
-    let dropped = caller.peers.call(B, Lane::Data, HOLD, body("dropped"), PATIENCE);
+    let kept = caller.peers.call(B, Lane::Data, HOLD, body("kept"), LONG);
+    let dropped = caller.peers.call(B, Lane::Data, HOLD, body("dropped"), LONG);
     eventually("both are handled", || server.handler.running() == 2).await;
     drop(dropped);
     eventually("the handler of the dropped call is gone", || server.handler.running() == 1).await;
@@ -404,7 +407,8 @@ async fn a_peer_that_falls_silent_is_given_up_long_before_the_deadline() {
     let _silent = fake.accept().await;
     let begun = clock::now();
     let ending = Ending::Silent(SILENCE_MAX);
-    assert_eq!(call.await.unwrap_err(), CallError::Lost(Lost::ConnectionEnded(ending)));
+    let error = timeout(PATIENCE, call).await.expect("it is given up").unwrap_err();
+    assert_eq!(error, CallError::Lost(Lost::ConnectionEnded(ending)));
     assert!(clock::now().since(begun) < SILENCE_MAX * 3);
 }
 
@@ -471,7 +475,7 @@ async fn a_newer_catalog_is_noticed_at_both_ends_until_it_is_caught_up_with() {
 async fn a_caller_that_goes_away_frees_its_handlers() {
     let server = Server::start(TestKeeper::node(2)).await;
     let caller = Caller::knowing(2, &server.address);
-    let held: Vec<_> = (0..5).map(|_| caller.peers.call(B, Lane::Data, HOLD, body("x"), PATIENCE)).collect();
+    let held: Vec<_> = (0..5).map(|_| caller.peers.call(B, Lane::Data, HOLD, body("x"), LONG)).collect();
     eventually("all are handled", || server.handler.running() == 5).await;
     timeout(PATIENCE, caller.peers.shutdown()).await.expect("the tasks end");
     eventually("the handlers are gone", || server.handler.running() == 0).await;
@@ -482,19 +486,35 @@ async fn a_caller_that_goes_away_frees_its_handlers() {
     assert_eq!(later, CallError::NotSent(NotSent::ConnectionEnded(Ending::ShutDown)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_of_the_answering_side_ends_handlers_and_connections_before_it_returns() {
     let server = Server::start(TestKeeper::node(2)).await;
     let caller = Caller::knowing(2, &server.address);
-    let held = caller.peers.call(B, Lane::Data, HOLD, body("x"), PATIENCE);
+    let held: Vec<_> = (0..1000).map(|_| caller.peers.call(B, Lane::Data, HOLD, body("x"), LONG)).collect();
     // One connection stands in its handshake.
     let _mute = TcpNet.dial(&server.address).await.unwrap();
     let handler = server.handler.clone();
-    eventually("it is handled", || handler.running() == 1).await;
+    eventually("all are handled", || handler.running() == held.len()).await;
     server.stop().await;
     assert_eq!(handler.running(), 0);
-    let error = held.await.unwrap_err();
-    assert!(matches!(error, CallError::Lost(Lost::ConnectionEnded(_))), "{error}");
+    for lost in join_all(held).await {
+        let error = lost.unwrap_err();
+        assert!(matches!(error, CallError::Lost(Lost::ConnectionEnded(_))), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn shutdown_of_the_answering_side_waits_for_a_handler_that_cannot_be_dropped_yet() {
+    let mut server = Server::start(TestKeeper::node(2)).await;
+    let caller = Caller::knowing(2, &server.address);
+    let _call = caller.peers.call(B, Lane::Data, BLOCK, body("x"), LONG);
+    eventually("it is handled", || server.handler.running() == 1).await;
+    server.shutdown.cancel();
+    let early = timeout(Duration::from_millis(100), &mut server.task).await;
+    server.handler.unblock();
+    assert!(early.is_err(), "it returned while a handler was running");
+    timeout(PATIENCE, server.task).await.expect("serve ends").unwrap();
+    assert_eq!(server.handler.running(), 0);
 }
 
 #[tokio::test]
