@@ -1,0 +1,46 @@
+# Ringraft: `make` lists what there is. Checks never change the tree; only `make fmt` does.
+
+# Outside the tree, so that several checkouts share the one long build of RocksDB.
+CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ringraft/target
+export CARGO_TARGET_DIR
+# Where rustup puts cargo, for shells that have not read ~/.cargo/env yet.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# Arguments for `ringraft dev`, for example DEV_ARGS='--nodes 5 --port 8400'.
+DEV_ARGS ?=
+# The ports of the default cluster; with other ports or nodes, `ringraft dev` itself says which one is taken.
+DEV_PORTS := $(if $(findstring --port,$(DEV_ARGS))$(findstring --nodes,$(DEV_ARGS)),,7401 7402 7403 7501 7502 7503)
+
+.DEFAULT_GOAL := help
+.PHONY: help dev build test lint fmt check-fast clean-data
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+dev: ## set up, build, run a 3-node cluster on http://127.0.0.1:7401..7403 until Ctrl-C
+	@scripts/setup $(if $(DEV_PORTS),--ports $(DEV_PORTS))
+	cargo build --release --locked
+	@exec "$$CARGO_TARGET_DIR/release/ringraft" dev $(DEV_ARGS)
+
+build: ## set up and build the ringraft program
+	@scripts/setup
+	cargo build --release --locked
+
+test: ## set up and run everything CI runs
+	@scripts/setup --lint
+	@scripts/run-tests
+
+lint: ## formatting and clippy, warnings denied
+	cargo fmt --all --check
+	cargo lint
+
+fmt: ## format the tree
+	cargo fmt --all
+
+check-fast: ## formatting, clippy and the unit tests: the loop while writing code
+	cargo fmt --all --check
+	cargo lint
+	cargo unit --lib
+
+clean-data: ## delete the data of the local cluster (./data); refused while one of its nodes runs
+	@scripts/clean-data data
