@@ -4,6 +4,7 @@
 
 pub mod catalog;
 pub mod clock;
-pub mod transport;
+#[cfg(test)]
+mod tidy;
 pub mod types;
 pub mod wire;
