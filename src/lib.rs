@@ -4,6 +4,8 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod config;
+pub mod telemetry;
 #[cfg(test)]
 mod tidy;
 pub mod types;
