@@ -6,7 +6,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::types::{ClusterId, Epoch, NodeId, ReplicaId, Revision, ShardId, StoreId};
+use crate::types::{ClusterId, Epoch, NodeId, ProtocolRange, ReplicaId, Revision, ShardId, StoreId};
 
 /// A type with a byte format of its own.
 pub trait Wire: Sized {
@@ -241,6 +241,8 @@ macro_rules! wire_enum {
     };
 }
 
+crate::wire_struct!(ProtocolRange { min, max });
+
 fn put_length(out: &mut BytesMut, length: usize) {
     out.put_u32(u32::try_from(length).expect("lengths are limited far below 4 GiB"));
 }
@@ -260,7 +262,10 @@ pub(crate) mod golden {
             std::fs::write(&path, &text).unwrap();
         }
         let golden = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert_eq!(text, golden, "the byte format of {name} changed: a released format never does, it gets a successor");
+        assert_eq!(
+            text, golden,
+            "the byte format of {name} changed: a released format never does, it gets a successor"
+        );
         for (value, line) in values.iter().zip(golden.lines()) {
             let bytes = unhex(line);
             assert_eq!(&T::from_bytes(bytes.clone()).unwrap(), value, "{name}");

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use super::Catalog;
 use super::command::{CatalogCommand, CatalogResponse, Refusal};
 use super::descriptor::{
-    NODE_TEXT_BYTES_MAX, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile, ProtocolRange, ReplicaDescriptor, ReplicaState,
+    NODE_TEXT_BYTES_MAX, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile, ReplicaDescriptor, ReplicaState,
     ShardDescriptor, ShardState,
 };
 use crate::ring::TokenRange;
-use crate::types::{ClusterId, Epoch, META_SHARD, NodeId, ReplicaId, Revision, ShardId};
+use crate::types::{ClusterId, Epoch, META_SHARD, NodeId, ProtocolRange, ReplicaId, Revision, ShardId};
 
 /// How many replicas a shard may be wanted to have.
 pub const REPLICATION_FACTORS: [u8; 3] = [1, 3, 5];

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::ring::TokenRange;
-use crate::types::{Epoch, NodeId, ReplicaId, ShardId, StoreId};
+use crate::types::{Epoch, NodeId, ProtocolRange, ReplicaId, ShardId, StoreId};
 use crate::wire::{Wire, WireError};
 use crate::{wire_enum, wire_struct};
 
@@ -16,14 +16,6 @@ pub const NODE_WEIGHT_DEFAULT: u32 = 100;
 pub const NODE_WEIGHT_MAX: u32 = 10_000;
 /// Longest address or label, in bytes.
 pub const NODE_TEXT_BYTES_MAX: usize = 512;
-
-/// Versions of the peers' protocol that a node speaks, both ends included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ProtocolRange {
-    pub min: u16,
-    pub max: u16,
-}
-wire_struct!(ProtocolRange { min, max });
 
 /// What a node says of itself when it joins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

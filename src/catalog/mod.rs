@@ -17,8 +17,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub use self::apply::{FEATURE_LEVEL_FIRST, INITIAL_SHARDS_MAX, REPLICATION_FACTORS, apply};
 pub use self::command::{CatalogCommand, CatalogResponse, Refusal};
 pub use self::descriptor::{
-    NODE_TEXT_BYTES_MAX, NODE_WEIGHT_DEFAULT, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile, ProtocolRange,
-    ReplicaDescriptor, ReplicaState, ShardDescriptor, ShardState,
+    NODE_TEXT_BYTES_MAX, NODE_WEIGHT_DEFAULT, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile, ReplicaDescriptor,
+    ReplicaState, ShardDescriptor, ShardState,
 };
 
 use self::descriptor::{decode_map, encode_map};

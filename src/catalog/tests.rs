@@ -1,7 +1,9 @@
+//! Commands, one by one and in random sequences: what each does, refuses, and keeps.
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::Epoch;
+use crate::types::{Epoch, ProtocolRange};
 use crate::wire::golden;
 
 fn profile(store: u128) -> NodeProfile {

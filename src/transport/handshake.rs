@@ -15,14 +15,12 @@
 //! at the start of a hello, the tags of [`Answer`] and [`Verdict`], and the tags of [`Refusal`]. A hello may grow at
 //! its end; a reader ignores what follows the fields it knows.
 
-use std::fmt;
-
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Lane;
 use super::dial::Io;
-use crate::types::{ClusterId, NodeId, StoreId};
+use crate::types::{ClusterId, NodeId, ProtocolRange, StoreId};
 use crate::wire::{Wire, WireError};
 use crate::{wire_enum, wire_struct};
 
@@ -33,28 +31,6 @@ pub const PROTOCOL: ProtocolRange = ProtocolRange { min: 1, max: 1 };
 const MESSAGE_BYTES_MAX: usize = 4096;
 const MAGIC: [u8; 8] = *b"ringraft";
 const ENVELOPE_BYTES: usize = MAGIC.len() + 4 + 4;
-
-/// Protocol versions from `min` to `max`, both spoken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ProtocolRange {
-    pub min: u16,
-    pub max: u16,
-}
-wire_struct!(ProtocolRange { min, max });
-
-impl ProtocolRange {
-    /// The highest version that both speak.
-    pub fn common(self, other: Self) -> Option<u16> {
-        let highest = self.max.min(other.max);
-        (highest >= self.min.max(other.min)).then_some(highest)
-    }
-}
-
-impl fmt::Display for ProtocolRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.min, self.max)
-    }
-}
 
 /// What a node says of itself on every connection, in both directions.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,3 +1,5 @@
+//! Handshakes over a pair of pipes: who is accepted, who is refused, and what each end is told.
+
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};

@@ -28,7 +28,7 @@ pub mod server;
 mod stream;
 
 pub use connection::{CallError, Lost, NotSent, Reply};
-pub use handshake::{Gatekeeper, HandshakeError, Hello, PROTOCOL, ProtocolRange, Refusal, Remote};
+pub use handshake::{Gatekeeper, HandshakeError, Hello, PROTOCOL, Refusal, Remote};
 pub use peers::{AddressBook, PeerStatus, Peers};
 pub use server::{Failure, Handler, Incoming, serve};
 pub use stream::Ending;

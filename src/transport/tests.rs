@@ -17,7 +17,7 @@ use super::stream::{FrameReader, SILENCE_MAX};
 use super::testing::{BLOCK, Caller, ECHO, FAIL, HOLD, PANIC, PATIENCE, Server, TestKeeper, WAIT, eventually};
 use super::*;
 use crate::clock;
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, NodeId, ProtocolRange};
 
 const B: NodeId = NodeId(2);
 

@@ -1,13 +1,14 @@
+//! The plan over made-up clusters: distinct, balanced, sticky.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::{
-    CatalogCommand, CatalogResponse, NodeProfile, ProtocolRange, ReplicaDescriptor, ReplicaState, ShardDescriptor,
-    ShardState, apply,
+    CatalogCommand, CatalogResponse, NodeProfile, ReplicaDescriptor, ReplicaState, ShardDescriptor, ShardState, apply,
 };
-use crate::types::{ClusterId, Epoch, ReplicaId, Revision, StoreId};
+use crate::types::{ClusterId, Epoch, ProtocolRange, ReplicaId, Revision, StoreId};
 
 /// What the tests vary of a node.
 #[derive(Clone, Debug)]
