@@ -256,6 +256,10 @@ impl Disk for MemDisk {
         false
     }
 
+    fn spawn_thread(&self, name: &str, _work: Box<dyn FnOnce() + Send>) -> Result<(), Error> {
+        unreachable!("{name}: a simulated disk has no threads")
+    }
+
     fn free_bytes(&self) -> Result<u64, Error> {
         Ok(lock(&self.state).free_bytes)
     }

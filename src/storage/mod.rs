@@ -15,7 +15,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub mod keys;
+pub mod log_store;
+pub mod log_writer;
 pub mod mem;
+pub mod registry;
+pub mod replica_store;
 pub mod rocks;
 mod wal;
 
@@ -135,6 +139,9 @@ pub trait Disk: Send + Sync + 'static {
     fn set_aside(&self, directory: &str) -> Result<(), Error>;
     /// Whether blocking work gets threads of its own. In simulation everything runs on the caller's task.
     fn uses_threads(&self) -> bool;
+    /// Runs work on a thread of its own, which is waited for when the disk is closed: the work ends once all who feed it
+    /// are gone. Only where [`Disk::uses_threads`].
+    fn spawn_thread(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> Result<(), Error>;
     /// Free bytes on the file system.
     fn free_bytes(&self) -> Result<u64, Error>;
 }
@@ -156,6 +163,17 @@ fn check_directory_name(name: &str) -> Result<(), Error> {
         return Err(Error::Io { doing: "finding a replica".to_string(), what });
     }
     Ok(())
+}
+
+/// Runs work that blocks on the disk off the runtime's workers; in simulation, where blocking takes no time, in place.
+pub async fn off_runtime<T: Send + 'static>(disk: &dyn Disk, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if !disk.uses_threads() {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
 }
 
 #[derive(Debug, Clone, thiserror::Error)]

@@ -20,6 +20,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use rustix::fs::{FlockOperation, flock, statvfs};
 
@@ -37,6 +38,25 @@ const SET_ASIDE_DIRECTORY: &str = "set-aside";
 #[derive(Clone)]
 pub struct RocksDisk {
     root: Arc<Root>,
+    threads: Arc<Threads>,
+}
+
+/// Threads that work for the disk's owner. Waited for when the last handle of the disk goes: a RocksDB that is still open
+/// when the process ends brings it down.
+#[derive(Default)]
+struct Threads {
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let handles = std::mem::take(self.handles.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for handle in handles {
+            if handle.join().is_err() {
+                tracing::error!("a thread of the disk has panicked");
+            }
+        }
+    }
 }
 
 /// What all engines of a data directory hold on to.
@@ -76,7 +96,8 @@ impl RocksDisk {
         }
         let shared = Shared::new(options)?;
         let compactor = Compactor::start()?;
-        Ok(Self { root: Arc::new(Root { path: root, shared, open: Mutex::default(), compactor, _lock: lock }) })
+        let root = Root { path: root, shared, open: Mutex::default(), compactor, _lock: lock };
+        Ok(Self { root: Arc::new(root), threads: Arc::default() })
     }
 
     fn open_engine(&self, name: String, kind: Kind) -> Result<Arc<RocksEngine>, Error> {
@@ -192,6 +213,14 @@ impl Disk for RocksDisk {
 
     fn uses_threads(&self) -> bool {
         true
+    }
+
+    fn spawn_thread(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> Result<(), Error> {
+        let spawned = std::thread::Builder::new().name(name.to_string()).spawn(work);
+        let handle =
+            spawned.map_err(|error| Error::Io { doing: format!("starting {name}"), what: error.to_string() })?;
+        self.threads.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        Ok(())
     }
 
     fn free_bytes(&self) -> Result<u64, Error> {

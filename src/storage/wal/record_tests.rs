@@ -1,3 +1,5 @@
+//! Records of a write-ahead log, whole and damaged.
+
 use proptest::prelude::*;
 
 use super::*;

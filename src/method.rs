@@ -1,0 +1,50 @@
+//! Every request between peers, in one table. Numbers are never reused; a peer that does not know one answers so.
+
+macro_rules! methods {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        #[repr(u8)]
+        pub enum Method {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Method {
+            pub fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+methods! {
+    /// Raft: log entries, or a heartbeat.
+    Append = 1,
+    Vote = 2,
+    PreVote = 3,
+    TransferLeader = 4,
+    /// Raft: one piece of a snapshot stream.
+    SnapshotChunk = 5,
+    /// Router: a single-key write for the leader.
+    Write = 16,
+    /// Router: a single-key read.
+    Read = 17,
+    /// Router: a scan of one shard.
+    Scan = 18,
+    /// The peer's copy of the catalog.
+    FetchCatalog = 32,
+    /// "Who are you, and what cluster do you know?"; answered by any node.
+    WhoIs = 33,
+    /// A node asks to be taken in.
+    Join = 34,
+    /// A catalog command, for the meta group's leader.
+    ProposeCatalog = 35,
+    /// What a node's replicas look like from within.
+    ReplicaReports = 36,
+    /// The hash of a replica's logical rows (test support).
+    Digest = 37,
+    /// "Would you lead this shard now?": asked before a transfer, because a failed one costs an election.
+    ReadyToLead = 38,
+}

@@ -1,0 +1,140 @@
+//! Group commit over all Raft groups of a node: one writer drains the queue of every group's appends, votes, truncations
+//! in FIFO order into one batch, one sync, then tells all who wait. The time of a sync is the linger.
+//!
+//! Invariants: operations become durable in the order in which they were queued; nobody is told before the sync is done;
+//! a failed write or sync is never retried: its scope is unknown, so the process ends (the supervisor restarts it).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tracing::error;
+
+use super::{Batch, Change, Disk, Durability, Engine, Error};
+
+/// Operations waiting for the writer; a full queue makes the proposer wait.
+const QUEUE_OPERATIONS_MAX: usize = 4096;
+/// One batch holds at most about this many bytes, so that a sync stays short.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// Called once with the result, after the sync where one was asked for.
+pub type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// Changes of one group, applied in order with everything queued before and after.
+pub struct LogWrite {
+    pub changes: Vec<Change>,
+    pub durability: Durability,
+    pub done: Option<Done>,
+}
+
+/// Cheap to clone. The writer ends when the last handle is dropped and the queue is empty.
+#[derive(Clone)]
+pub struct LogWriter {
+    queue: mpsc::Sender<LogWrite>,
+}
+
+impl LogWriter {
+    /// Starts the writer: a thread of its own on a real disk, a task in simulation.
+    pub fn start(disk: &dyn Disk, engine: Arc<dyn Engine>) -> Result<Self, Error> {
+        let (queue, waiting) = mpsc::channel(QUEUE_OPERATIONS_MAX);
+        let aborts = disk.uses_threads();
+        let worker = Worker { engine, waiting, aborts };
+        if disk.uses_threads() {
+            disk.spawn_thread("log-writer", Box::new(move || worker.run_on_thread()))?;
+        } else {
+            tokio::spawn(worker.run_as_task());
+        }
+        Ok(Self { queue })
+    }
+
+    /// Queues a write behind everything queued before. Waits while the queue is full.
+    ///
+    /// # Errors
+    /// When the writer has ended; `done` is then called with the error.
+    pub async fn submit(&self, write: LogWrite) -> Result<(), Error> {
+        match self.queue.send(write).await {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendError(write)) => {
+                let error = stopped();
+                if let Some(done) = write.done {
+                    done(Err(error.clone()));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Queues a synced write and waits until it is durable.
+    pub async fn write_synced(&self, changes: Vec<Change>) -> Result<(), Error> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done: Done = Box::new(move |result| {
+            // The waiter may be gone (a dropped future); the write stands all the same.
+            let _ = sender.send(result);
+        });
+        self.submit(LogWrite { changes, durability: Durability::Synced, done: Some(done) }).await?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    pub async fn put_synced(&self, key: Bytes, value: Bytes) -> Result<(), Error> {
+        self.write_synced(vec![Change::Put(key, value)]).await
+    }
+}
+
+struct Worker {
+    engine: Arc<dyn Engine>,
+    waiting: mpsc::Receiver<LogWrite>,
+    aborts: bool,
+}
+
+impl Worker {
+    fn run_on_thread(mut self) {
+        while let Some(first) = self.waiting.blocking_recv() {
+            self.write_with_all_queued(first);
+        }
+    }
+
+    async fn run_as_task(mut self) {
+        while let Some(first) = self.waiting.recv().await {
+            self.write_with_all_queued(first);
+        }
+    }
+
+    fn write_with_all_queued(&mut self, first: LogWrite) {
+        let mut batch = Batch::default();
+        let mut durability = Durability::Buffered;
+        let mut waiters = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(write) = next {
+            bytes += write.changes.iter().map(change_bytes).sum::<usize>();
+            batch.changes.extend(write.changes);
+            if write.durability == Durability::Synced {
+                durability = Durability::Synced;
+            }
+            waiters.extend(write.done);
+            next = if bytes < BATCH_BYTES_MAX { self.waiting.try_recv().ok() } else { None };
+        }
+        let result = self.engine.write(batch, durability);
+        if let Err(error) = &result {
+            error!(%error, "the log could not be written: what is on disk is unknown, so this process ends");
+            if self.aborts {
+                std::process::abort();
+            }
+        }
+        for done in waiters {
+            done(result.clone());
+        }
+    }
+}
+
+fn change_bytes(change: &Change) -> usize {
+    match change {
+        Change::Put(key, value) => key.len() + value.len(),
+        Change::Delete(key) => key.len(),
+        Change::DeleteRange(from, before) => from.len() + before.len(),
+    }
+}
+
+fn stopped() -> Error {
+    Error::Io { doing: "writing the log".into(), what: "the log writer has stopped".into() }
+}
