@@ -1,0 +1,127 @@
+//! RPCs in: the other side of `network`. Refuses what is meant for another incarnation, and votes during the hold-off.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use openraft::storage::{Snapshot, SnapshotMeta};
+use tokio::sync::Mutex;
+
+use super::TypeConfig;
+use super::network::{GroupHeader, SnapshotAnswer, TransferAnswer};
+use super::replica::Replica;
+use super::snapshot::{Chunk, Receiver, SnapshotData};
+use crate::method::Method;
+use crate::storage::off_runtime;
+use crate::wire::{Wire, WireError};
+
+/// Why a Raft request was not answered by the replica. The sender backs off.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("this replica is {here}, the request is for {wanted}")]
+    OtherReplica { here: crate::types::ReplicaId, wanted: crate::types::ReplicaId },
+    /// The replica started a moment ago and may have forgotten a lease that it granted.
+    #[error("this replica neither votes nor campaigns yet: it may have forgotten a lease")]
+    HeldOff,
+    #[error("{0} is no Raft request")]
+    NotRaft(&'static str),
+    #[error("the request cannot be read: {0}")]
+    Malformed(#[from] WireError),
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
+    #[error("the snapshot was not taken: {0}")]
+    Snapshot(String),
+}
+
+/// A snapshot being received; at most one for a replica.
+#[derive(Default)]
+pub struct SnapshotSlot {
+    receiver: Mutex<Option<Receiver>>,
+}
+
+impl Replica {
+    /// Answers one Raft request of a peer.
+    pub async fn handle(&self, header: GroupHeader, method: Method, body: Bytes) -> Result<Bytes, Refused> {
+        if header.to != self.id() || header.shard != self.shard() {
+            return Err(Refused::OtherReplica { here: self.id(), wanted: header.to });
+        }
+        match method {
+            Method::Append => {
+                let request = AppendEntriesRequest::<TypeConfig>::from_bytes(body)?;
+                let commit = request.leader_commit.map(|log_id| log_id.index());
+                let answer = self.raft().append_entries(request).await.map_err(stopped)?;
+                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                    self.note_leader_heard(commit);
+                }
+                Ok(answer.to_bytes())
+            }
+            Method::Vote => {
+                self.refuse_in_hold_off()?;
+                let request = VoteRequest::<TypeConfig>::from_bytes(body)?;
+                Ok(self.raft().vote(request).await.map_err(stopped)?.to_bytes())
+            }
+            Method::PreVote => {
+                self.refuse_in_hold_off()?;
+                let request = VoteRequest::<TypeConfig>::from_bytes(body)?;
+                Ok(self.raft().pre_vote(request).await.map_err(stopped)?.to_bytes())
+            }
+            Method::TransferLeader => {
+                self.refuse_in_hold_off()?;
+                let request = TransferLeaderRequest::<TypeConfig>::from_bytes(body)?;
+                let answer = self.raft().handle_transfer_leader(request).await.map_err(stopped)?;
+                Ok(TransferAnswer(answer).to_bytes())
+            }
+            Method::SnapshotChunk => self.take_chunk(Chunk::from_bytes(body)?).await,
+            _ => Err(Refused::NotRaft("this method")),
+        }
+    }
+
+    fn refuse_in_hold_off(&self) -> Result<(), Refused> {
+        if self.is_held_off() { Err(Refused::HeldOff) } else { Ok(()) }
+    }
+
+    async fn take_chunk(&self, chunk: Chunk) -> Result<Bytes, Refused> {
+        let failed = |error: &dyn std::fmt::Display| Refused::Snapshot(error.to_string());
+        let mut slot = self.snapshot_slot().receiver.lock().await;
+        if chunk.position == 0 {
+            // A new attempt replaces an unfinished one.
+            *slot = None;
+            let directory = self.machine().store.directory() + 1;
+            let store = self.machine().store.clone();
+            let disk = store.disk().clone();
+            let begun = off_runtime(disk.as_ref(), move || Receiver::begin(&store, chunk.stream, directory)).await;
+            *slot = Some(begun.map_err(|error| failed(&error))?);
+        }
+        let mut receiver = slot
+            .take()
+            .filter(|receiver| receiver.stream() == chunk.stream)
+            .ok_or_else(|| failed(&"no such stream"))?;
+        let disk = self.machine().store.disk().clone();
+        let end = chunk.end.clone();
+        let (receiver, taken) = off_runtime(disk.as_ref(), move || {
+            let taken = receiver.take(&chunk);
+            (receiver, taken)
+        })
+        .await;
+        taken.map_err(|error| failed(&error))?;
+        let Some(end) = end else {
+            *slot = Some(receiver);
+            return Ok(SnapshotAnswer::Next.to_bytes());
+        };
+        let vote = end.vote;
+        let received =
+            off_runtime(disk.as_ref(), move || receiver.finish(&end)).await.map_err(|error| failed(&error))?;
+        let meta =
+            SnapshotMeta { last_log_id: received.record.applied, last_membership: received.record.membership.clone() };
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
+        let answer = self.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        Ok(SnapshotAnswer::Installed(answer.vote).to_bytes())
+    }
+}
+
+fn stopped(error: impl std::fmt::Display) -> Refused {
+    Refused::Stopped(error.to_string())
+}
+
+/// Shared by the replica's handle.
+pub type SharedSlot = Arc<SnapshotSlot>;

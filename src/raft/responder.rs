@@ -1,0 +1,35 @@
+//! Who waits for an entry: the proposer's channel, and the permit that bounds what is in flight.
+//!
+//! The permit is given back when the entry is resolved, not when its client stops waiting: entries that nobody waits for
+//! still fill the log of a leader that has lost its quorum.
+
+use openraft::OptionalSend;
+use openraft::raft::responder::Responder;
+use tokio::sync::oneshot;
+
+use super::TypeConfig;
+
+/// Held until the entry is resolved.
+pub type Permit = Box<dyn Send>;
+
+pub struct Waiter<T> {
+    answer: oneshot::Sender<T>,
+    _permit: Option<Permit>,
+}
+
+impl<T> Waiter<T> {
+    pub fn new(permit: Option<Permit>) -> (Self, oneshot::Receiver<T>) {
+        let (answer, receiver) = oneshot::channel();
+        (Self { answer, _permit: permit }, receiver)
+    }
+}
+
+impl<T> Responder<TypeConfig, T> for Waiter<T>
+where
+    T: OptionalSend + 'static,
+{
+    fn on_complete(self, result: T) {
+        // The proposer may have given up at its deadline.
+        let _ = self.answer.send(result);
+    }
+}
