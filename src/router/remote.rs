@@ -1,0 +1,168 @@
+//! What routers of two nodes say to each other. The answer carries the outcome in so many words; nothing is read into
+//! a closed connection but "unknown".
+
+use bytes::Bytes;
+
+use super::{Attempt, Error, Read};
+use crate::machine::Write;
+use crate::machine::query::{ScanAnswer, ScanRequest};
+use crate::machine::row::RowValue;
+use crate::shard::{self, Consistency, Staleness};
+use crate::types::{NodeId, Revision, ShardId};
+use crate::wire::{Wire, WireError};
+use crate::wire_struct;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteRequest {
+    pub shard: ShardId,
+    pub write: Write,
+}
+wire_struct!(WriteRequest { shard, write });
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    pub shard: ShardId,
+    pub key: Bytes,
+    pub consistency: Consistency,
+}
+wire_struct!(ReadRequest { shard, key, consistency });
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanShardRequest {
+    pub shard: ShardId,
+    pub scan: ScanRequest,
+    pub consistency: Consistency,
+}
+wire_struct!(ScanShardRequest { shard, scan, consistency });
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteRead {
+    pub row: Option<RemoteRow>,
+    pub consistency: Consistency,
+    /// Milliseconds, only of a stale answer.
+    pub staleness_ms: Option<u64>,
+}
+wire_struct!(RemoteRead { row, consistency, staleness_ms });
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteRow {
+    pub revision: Revision,
+    pub content_type: Option<String>,
+    pub value: Bytes,
+}
+wire_struct!(RemoteRow { revision, content_type, value });
+
+impl RemoteRead {
+    pub fn new(answer: shard::ReadAnswer, staleness: Staleness) -> Self {
+        let row =
+            answer.row.map(|RowValue { revision, content_type, value }| RemoteRow { revision, content_type, value });
+        let staleness_ms = staleness
+            .filter(|_| answer.served == Consistency::Stale)
+            .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        Self { row, consistency: answer.served, staleness_ms }
+    }
+
+    pub(super) fn into_read(self, shard: ShardId, served_by: NodeId) -> Read {
+        let row =
+            self.row.map(|RemoteRow { revision, content_type, value }| RowValue { revision, content_type, value });
+        let staleness = self.staleness_ms.map(std::time::Duration::from_millis);
+        Read { row, consistency: self.consistency, staleness, shard, served_by }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteScan {
+    pub answer: ScanAnswer,
+    pub consistency: Consistency,
+}
+wire_struct!(RemoteScan { answer, consistency });
+
+/// A peer's answer to a routed request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemoteAnswer<T> {
+    Done(T),
+    NotLeader {
+        leader: Option<NodeId>,
+    },
+    /// No replica of the shard runs on that node, or it does not own what was asked for.
+    NotHere,
+    Overloaded,
+    Unknown {
+        why: String,
+    },
+    NoQuorum,
+    DeadlineExceeded,
+    Failed {
+        what: String,
+    },
+}
+
+impl<T: Wire> Wire for RemoteAnswer<T> {
+    fn encode(&self, out: &mut bytes::BytesMut) {
+        match self {
+            Self::Done(done) => {
+                1_u8.encode(out);
+                done.encode(out);
+            }
+            Self::NotLeader { leader } => {
+                2_u8.encode(out);
+                leader.encode(out);
+            }
+            Self::NotHere => 3_u8.encode(out),
+            Self::Overloaded => 4_u8.encode(out),
+            Self::Unknown { why } => {
+                5_u8.encode(out);
+                why.encode(out);
+            }
+            Self::NoQuorum => 6_u8.encode(out),
+            Self::DeadlineExceeded => 7_u8.encode(out),
+            Self::Failed { what } => {
+                8_u8.encode(out);
+                what.encode(out);
+            }
+        }
+    }
+
+    fn decode(input: &mut Bytes) -> Result<Self, WireError> {
+        Ok(match u8::decode(input)? {
+            1 => Self::Done(T::decode(input)?),
+            2 => Self::NotLeader { leader: Wire::decode(input)? },
+            3 => Self::NotHere,
+            4 => Self::Overloaded,
+            5 => Self::Unknown { why: Wire::decode(input)? },
+            6 => Self::NoQuorum,
+            7 => Self::DeadlineExceeded,
+            8 => Self::Failed { what: Wire::decode(input)? },
+            tag => return Err(WireError::UnknownTag { what: "routed answer", tag }),
+        })
+    }
+}
+
+impl<T> RemoteAnswer<T> {
+    pub fn from_result(result: Result<T, shard::Error>) -> Self {
+        match result {
+            Ok(done) => Self::Done(done),
+            Err(shard::Error::NotLeader { leader }) => Self::NotLeader { leader: leader.map(|leader| leader.node) },
+            Err(shard::Error::NotOwner(_)) => Self::NotHere,
+            Err(shard::Error::Overloaded) => Self::Overloaded,
+            Err(shard::Error::Unknown { why }) => Self::Unknown { why: why.into() },
+            Err(shard::Error::NoQuorum) => Self::NoQuorum,
+            Err(shard::Error::DeadlineExceeded) => Self::DeadlineExceeded,
+            Err(shard::Error::Failed { what }) => Self::Failed { what },
+        }
+    }
+
+    pub(super) fn into_attempt(self, shard: ShardId) -> Attempt<T> {
+        let again = |leader, error| Attempt::Again { leader, error };
+        match self {
+            Self::Done(done) => Attempt::Done(done),
+            Self::NotLeader { leader } => again(leader, Error::NoLeader { shard }),
+            Self::NotHere => again(None, Error::NoLeader { shard }),
+            Self::Overloaded => Attempt::Final(Error::Overloaded { shard }),
+            Self::Unknown { why } => Attempt::Final(Error::Unknown { shard, why }),
+            Self::NoQuorum => again(None, Error::NoQuorum { shard }),
+            Self::DeadlineExceeded => Attempt::Final(Error::DeadlineExceeded { shard }),
+            Self::Failed { what } => again(None, Error::Failed { shard, what }),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Scans merged over shards: one linearizable read for each shard and page, rows in byte order of their keys.
+//!
+//! Invariants: the ranges that the answers came from tile the ring (or are the one shard that a prefix's tag fixes), else
+//! the page is asked for again with a newer catalog; a page emits rows only up to the smallest last key of any shard that
+//! stopped early, because that shard may hold keys right after it.
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::{Attempt, Error, Options, REDIRECTS_MAX, RemoteScan, Router, ScanShardRequest, Target, local};
+use crate::clock;
+use crate::machine::query::{ScanAnswer, ScanRequest, ScannedRow};
+use crate::method::Method;
+use crate::ring::{Ring, TokenRange, hash_tag};
+use crate::shard::Consistency;
+use crate::types::ShardId;
+
+/// Shards asked at the same time for one page.
+const SHARDS_AT_ONCE: usize = 32;
+/// Keys and values that one shard gives for a page, in bytes.
+const SHARD_BYTES_MAX: u32 = 2 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    pub from: Bytes,
+    pub before: Option<Bytes>,
+    /// What all keys begin with, where the scan is by prefix: a whole `{tag}` in it fixes the shard.
+    pub prefix: Option<Bytes>,
+    /// Rows of the page at most.
+    pub rows_max: u32,
+    pub keys_only: bool,
+    pub consistency: Consistency,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub rows: Vec<ScannedRow>,
+    /// Where the next page begins: right after the last key given. None at the end.
+    pub next: Option<Bytes>,
+    /// The weakest that any shard served.
+    pub consistency: Consistency,
+    pub shards: usize,
+}
+
+impl Router {
+    pub async fn scan(&self, request: PageRequest, options: Options) -> Result<Page, Error> {
+        loop {
+            let ring = self.ring().ok_or(Error::Starting)?;
+            let one_shard = request.prefix.as_deref().and_then(|prefix| {
+                hash_tag(prefix)?;
+                Some(*ring.find(crate::ring::token_of(prefix)))
+            });
+            let shards: Vec<(TokenRange, ShardId)> = ring
+                .iter()
+                .map(|(range, shard)| (range, *shard))
+                .filter(|(_, shard)| one_shard.is_none_or(|only| only == *shard))
+                .collect();
+            let answers = self.scan_shards(&shards, &request, options).await?;
+            let covers = match one_shard {
+                Some(_) => shards.iter().zip(&answers).all(|((range, _), (answer, _))| *range == answer.range),
+                None => Ring::new(answers.iter().map(|(answer, _)| (answer.range, ())).collect()).is_ok(),
+            };
+            if covers {
+                return Ok(merge(answers, request.rows_max));
+            }
+            // Shards changed between the answers; the next catalog knows.
+            let shard = shards.first().map_or(ShardId(0), |(_, shard)| *shard);
+            self.pause(options, Error::NoLeader { shard }).await?;
+        }
+    }
+
+    async fn scan_shards(
+        &self,
+        shards: &[(TokenRange, ShardId)],
+        request: &PageRequest,
+        options: Options,
+    ) -> Result<Vec<(ScanAnswer, Consistency)>, Error> {
+        let scan = ScanRequest {
+            from: request.from.clone(),
+            before: request.before.clone(),
+            // One more than the page, so that "no next page" is known without another round.
+            rows_max: request.rows_max.saturating_add(1),
+            bytes_max: SHARD_BYTES_MAX,
+            keys_only: request.keys_only,
+        };
+        let asked: Vec<_> = shards
+            .iter()
+            .map(|(_, shard)| self.scan_shard(*shard, scan.clone(), request.consistency, options))
+            .collect();
+        let answers: Vec<_> = futures::stream::iter(asked).buffered(SHARDS_AT_ONCE).collect().await;
+        answers.into_iter().collect()
+    }
+
+    async fn scan_shard(
+        &self,
+        shard: ShardId,
+        scan: ScanRequest,
+        consistency: Consistency,
+        options: Options,
+    ) -> Result<(ScanAnswer, Consistency), Error> {
+        let mut next_guess = 0;
+        let mut hint = None;
+        let mut redirects = 0;
+        loop {
+            let target = match (consistency, self.host().group(shard)) {
+                (Consistency::Stale, Some(group)) => Some(Target::Local(group)),
+                _ => self.target(shard, hint, options, &mut next_guess)?,
+            };
+            let Some(target) = target else {
+                self.pause(options, Error::NoLeader { shard }).await?;
+                continue;
+            };
+            let node = target.node(self.host());
+            match self.scan_at(target, shard, scan.clone(), consistency, options).await {
+                Attempt::Done(answer) => return Ok(answer),
+                Attempt::Final(error) => return Err(error),
+                Attempt::Again { leader: Some(leader), .. } if leader != node && redirects < REDIRECTS_MAX => {
+                    redirects += 1;
+                    hint = Some(leader);
+                }
+                Attempt::Again { error, .. } => {
+                    redirects = 0;
+                    hint = None;
+                    self.forget_leader(shard, node);
+                    self.pause(options, error).await?;
+                }
+            }
+            if clock::now() >= options.deadline {
+                return Err(Error::NoLeader { shard });
+            }
+        }
+    }
+
+    async fn scan_at(
+        &self,
+        target: Target,
+        shard: ShardId,
+        scan: ScanRequest,
+        consistency: Consistency,
+        options: Options,
+    ) -> Attempt<(ScanAnswer, Consistency)> {
+        match target {
+            Target::Local(group) => local(shard, group.scan(scan, consistency, options.deadline).await),
+            Target::Node(node) => {
+                let request = ScanShardRequest { shard, scan, consistency };
+                let answer = self.call::<RemoteScan>(node, Method::Scan, shard, &request, options.deadline).await;
+                answer.map(|remote| (remote.answer, remote.consistency))
+            }
+        }
+    }
+}
+
+fn merge(answers: Vec<(ScanAnswer, Consistency)>, rows_max: u32) -> Page {
+    let weakest = |page: Consistency, shard: Consistency| match (page, shard) {
+        (Consistency::Stale, _) | (_, Consistency::Stale) => Consistency::Stale,
+        (Consistency::Lease, _) | (_, Consistency::Lease) => Consistency::Lease,
+        _ => Consistency::Linearizable,
+    };
+    let consistency = answers.iter().map(|(_, served)| *served).fold(Consistency::Linearizable, weakest);
+    let shards = answers.len();
+    let complete_to: Option<Bytes> = answers
+        .iter()
+        .filter(|(answer, _)| answer.more)
+        .filter_map(|(answer, _)| answer.rows.last().map(|row| row.key.clone()))
+        .min();
+    let stopped_early = complete_to.is_some();
+    let mut rows: Vec<ScannedRow> = answers.into_iter().flat_map(|(answer, _)| answer.rows).collect();
+    rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    if let Some(complete_to) = complete_to {
+        rows.retain(|row| row.key <= complete_to);
+    }
+    let cut = rows.len() > rows_max as usize;
+    rows.truncate(rows_max as usize);
+    let next = if cut || stopped_early { rows.last().map(|row| successor(&row.key)) } else { None };
+    Page { rows, next, consistency, shards }
+}
+
+/// The smallest key after `key`.
+fn successor(key: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Epoch, Revision};
+
+    fn answer(keys: &[&str], more: bool) -> (ScanAnswer, Consistency) {
+        let rows = keys.iter().map(|key| ScannedRow {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            revision: Revision(1),
+            content_type: None,
+            value_bytes: 0,
+            value: None,
+        });
+        let answer = ScanAnswer { range: TokenRange::full(), epoch: Epoch(1), rows: rows.collect(), more };
+        (answer, Consistency::Linearizable)
+    }
+
+    fn keys(page: &Page) -> Vec<&str> {
+        page.rows.iter().map(|row| std::str::from_utf8(&row.key).unwrap()).collect()
+    }
+
+    #[test]
+    fn rows_of_all_shards_come_in_key_order() {
+        let page = merge(vec![answer(&["a", "d"], false), answer(&["b", "c"], false)], 10);
+        assert_eq!((keys(&page), page.next.clone()), (vec!["a", "b", "c", "d"], None));
+    }
+
+    #[test]
+    fn a_page_ends_where_the_first_shard_stopped() {
+        let page = merge(vec![answer(&["a", "b"], true), answer(&["c", "d"], false)], 10);
+        assert_eq!(keys(&page), ["a", "b"], "the first shard may hold bb, which comes before c");
+        assert_eq!(page.next.as_deref(), Some(b"b\0".as_slice()));
+    }
+
+    #[test]
+    fn a_full_page_names_where_the_next_one_begins() {
+        let page = merge(vec![answer(&["a", "c"], false), answer(&["b"], false)], 2);
+        assert_eq!((keys(&page), page.next.as_deref()), (vec!["a", "b"], Some(b"b\0".as_slice())));
+    }
+}

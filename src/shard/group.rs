@@ -1,0 +1,165 @@
+//! Requests on one shard's local replica: writes through its log, reads from one view after the barrier that the asked
+//! consistency needs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::limits::ShardGate;
+use crate::clock::{self, Moment};
+use crate::machine::query::{self, NotOwner, ScanAnswer, ScanRequest};
+use crate::machine::row::RowValue;
+use crate::machine::{Action, Command, Response, Write};
+use crate::raft::{Member, ProposeError, ReadError, ReadMode, Replica};
+use crate::storage::off_runtime;
+use crate::types::{Outcome, ShardId};
+
+/// What a read asks for (`http-api`, consistency of reads).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Consistency {
+    Linearizable,
+    /// The leader's lease, else as `Linearizable`.
+    Lease,
+    /// Whatever this replica has applied.
+    Stale,
+}
+crate::wire_enum!(Consistency { 1 => Linearizable, 2 => Lease, 3 => Stale });
+
+/// How old a stale answer may be (see [`Replica::fresh_at`]); none when that is unknown.
+pub type Staleness = Option<Duration>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadAnswer {
+    pub row: Option<RowValue>,
+    /// What was really served: a lease that could not be used is `Linearizable`.
+    pub served: Consistency,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("this node does not lead the shard")]
+    NotLeader { leader: Option<Member> },
+    #[error("the shard does not own the key")]
+    NotOwner(NotOwner),
+    #[error("too many writes are in flight")]
+    Overloaded,
+    #[error("{why}")]
+    Unknown { why: &'static str },
+    #[error("no quorum answered in time")]
+    NoQuorum,
+    /// Before anything was proposed.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    #[error("this node's replica of the shard has failed: {what}")]
+    Failed { what: String },
+}
+
+impl Error {
+    /// What became of a write that this answers.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::NotLeader { .. }
+            | Error::NotOwner(_)
+            | Error::Overloaded
+            | Error::NoQuorum
+            | Error::DeadlineExceeded
+            | Error::Failed { .. } => Outcome::NotApplied,
+            Error::Unknown { .. } => Outcome::Unknown,
+        }
+    }
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Group {
+    replica: Replica,
+    gate: ShardGate,
+}
+
+impl Group {
+    pub fn new(replica: Replica, gate: ShardGate) -> Self {
+        Self { replica, gate }
+    }
+
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    pub fn shard(&self) -> ShardId {
+        self.replica.shard()
+    }
+
+    /// Proposes a write and waits until it is applied here. The leader alone accepts it.
+    pub async fn write(&self, mut write: Write, deadline: Moment) -> Result<Response, Error> {
+        write.time_ms = self.replica.shard_time_ms();
+        let bytes = write.key.len()
+            + match &write.action {
+                Action::Put { value, .. } => value.len(),
+                Action::Delete => 0,
+            };
+        self.propose(Command::Write(write), bytes, deadline).await
+    }
+
+    /// Proposes any command under the bounds on what is in flight.
+    pub async fn propose(&self, command: Command, bytes: usize, deadline: Moment) -> Result<Response, Error> {
+        if clock::now() >= deadline {
+            return Err(Error::DeadlineExceeded);
+        }
+        let Some(permit) = self.gate.enter(bytes) else { return Err(Error::Overloaded) };
+        match self.replica.propose(command, Some(permit), deadline).await {
+            Ok(Response::NotOwner { range, epoch }) => Err(Error::NotOwner(NotOwner { range, epoch })),
+            Ok(response) => Ok(response),
+            Err(ProposeError::NotLeader { leader }) => Err(Error::NotLeader { leader }),
+            Err(ProposeError::Unknown { why }) => Err(Error::Unknown { why }),
+            Err(ProposeError::Refused { why }) => Err(Error::Failed { what: why }),
+        }
+    }
+
+    /// Reads one key. Ownership and value come from the same view, taken after the barrier.
+    pub async fn read(&self, key: Bytes, consistency: Consistency, deadline: Moment) -> Result<ReadAnswer, Error> {
+        let served = self.barrier(consistency, deadline).await?;
+        // A point read of one key: memory or one short disk read, cheaper in place than a hop to another thread.
+        let view = self.replica.machine().store.view();
+        let row = query::get(view.as_ref(), self.shard(), &key).map_err(failed)?.map_err(Error::NotOwner)?;
+        Ok(ReadAnswer { row, served })
+    }
+
+    /// Reads a page of this shard's rows from one view.
+    pub async fn scan(
+        &self,
+        request: ScanRequest,
+        consistency: Consistency,
+        deadline: Moment,
+    ) -> Result<(ScanAnswer, Consistency), Error> {
+        let served = self.barrier(consistency, deadline).await?;
+        let store = self.replica.machine().store.clone();
+        let shard = self.shard();
+        let disk = store.disk().clone();
+        let answer = off_runtime(disk.as_ref(), move || query::scan(store.view().as_ref(), shard, &request)).await;
+        Ok((answer.map_err(failed)?.map_err(Error::NotOwner)?, served))
+    }
+
+    async fn barrier(&self, consistency: Consistency, deadline: Moment) -> Result<Consistency, Error> {
+        let mode = match consistency {
+            Consistency::Linearizable => ReadMode::ReadIndex,
+            Consistency::Lease => ReadMode::Lease,
+            Consistency::Stale => return Ok(Consistency::Stale),
+        };
+        match self.replica.read_barrier(mode, deadline).await {
+            Ok(ReadMode::ReadIndex) => Ok(Consistency::Linearizable),
+            Ok(ReadMode::Lease) => Ok(Consistency::Lease),
+            Err(ReadError::NotLeader { leader }) => Err(Error::NotLeader { leader }),
+            Err(ReadError::NoQuorum) => Err(Error::NoQuorum),
+            Err(ReadError::DeadlineExceeded) => Err(Error::DeadlineExceeded),
+            Err(ReadError::Stopped) => Err(Error::Failed { what: "its Raft has stopped".into() }),
+        }
+    }
+
+    pub fn staleness(&self) -> Staleness {
+        self.replica.fresh_at().map(|fresh| clock::now().since(fresh))
+    }
+}
+
+fn failed(error: crate::storage::Error) -> Error {
+    Error::Failed { what: error.to_string() }
+}

@@ -1,0 +1,353 @@
+//! The replicas that run on this node: opened at start, made by order of the catalog, flushed within the node's budget.
+//!
+//! A replica is made here in two ways only: as the founder of a shard in creation, or as an empty learner ordered by the
+//! catalog. A Raft message never makes one. Its registry record is durable before its Raft runs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::group::Group;
+use super::limits::{Limits, NodeGate};
+use crate::catalog::Catalog;
+use crate::clock;
+use crate::machine::{Birth, Command, Response};
+use crate::raft::replica::StartReplica;
+use crate::raft::{Replica, Timing};
+use crate::storage::log_store::LogStore;
+use crate::storage::registry::{RegistryRecord, ReplicaLife, directory_name};
+use crate::storage::replica_store::{ReplicaIdentity, ReplicaStore};
+use crate::storage::{Disk, Error, off_runtime};
+use crate::transport::Peers;
+use crate::types::{META_SHARD, NodeId, ReplicaId, ShardId, StoreId};
+
+/// Replicas opened at the same time at start.
+const OPENED_AT_ONCE: usize = 4;
+/// How often the flusher looks at the budget.
+const FLUSH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a founder may take to become leader of a group of one and to write its birth.
+const FOUNDING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When the flusher acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushBudget {
+    /// Rows of all replicas that are only in memory, in bytes.
+    pub unflushed_bytes: u64,
+    /// Log of all replicas on disk, in bytes: over it the ones with the most to purge are flushed.
+    pub log_bytes: u64,
+    /// Log entries of one replica that only wait for a flush to be purged.
+    pub purgeable_entries: u64,
+}
+
+impl Default for FlushBudget {
+    fn default() -> Self {
+        Self { unflushed_bytes: 64 << 20, log_bytes: 256 << 20, purgeable_entries: 100_000 }
+    }
+}
+
+pub struct HostParts {
+    pub node: NodeId,
+    pub store: StoreId,
+    pub timing: Timing,
+    pub limits: Limits,
+    pub flush: FlushBudget,
+    pub disk: Arc<dyn Disk>,
+    pub log: LogStore,
+    pub peers: Peers,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: HostParts,
+    gate: NodeGate,
+    groups: RwLock<Groups>,
+    /// One replica is made or given up at a time.
+    making: Mutex<()>,
+    /// The meta group's catalog, where its replica runs here.
+    meta_catalog: watch::Sender<Option<Arc<Catalog>>>,
+}
+
+#[derive(Default)]
+struct Groups {
+    by_replica: BTreeMap<ReplicaId, Group>,
+    /// Replicas that the registry names and that do not run, with the reason.
+    failed: BTreeMap<ReplicaId, (ShardId, String)>,
+}
+
+impl Host {
+    /// Opens every live replica of the registry. One that is damaged does not run and is reported; the others do.
+    pub async fn open(parts: HostParts) -> Result<Self, Error> {
+        let gate = NodeGate::new(&parts.limits);
+        let inner = Inner {
+            gate,
+            groups: RwLock::new(Groups::default()),
+            making: Mutex::new(()),
+            meta_catalog: watch::Sender::new(None),
+            parts,
+        };
+        let host = Self { inner: Arc::new(inner) };
+        host.clean_directories()?;
+        let at_once = Arc::new(Semaphore::new(OPENED_AT_ONCE));
+        let mut opening = tokio::task::JoinSet::new();
+        for (replica, record) in host.inner.parts.log.records() {
+            let ReplicaLife::Live { directory } = record.state else { continue };
+            let (host, at_once) = (host.clone(), at_once.clone());
+            opening.spawn(async move {
+                let _turn = at_once.acquire().await;
+                host.open_replica(replica, record.shard, directory).await;
+            });
+        }
+        while opening.join_next().await.is_some() {}
+        Ok(host)
+    }
+
+    /// Removes directories that the registry no longer needs; sets those aside that it never knew.
+    fn clean_directories(&self) -> Result<(), Error> {
+        let records = self.inner.parts.log.records();
+        for name in self.inner.parts.disk.replica_directories()? {
+            let known = parse_directory(&name).and_then(|(replica, number)| Some((records.get(&replica)?, number)));
+            match known {
+                Some((RegistryRecord { state: ReplicaLife::Live { directory }, .. }, number))
+                    if number == *directory => {}
+                // An older directory, an unfinished snapshot, or what a tombstone left.
+                Some(_) => self.inner.parts.disk.remove_replica(&name)?,
+                None => {
+                    warn!(directory = %name, "no record knows this directory; it is set aside, not deleted");
+                    self.inner.parts.disk.set_aside(&name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_replica(&self, replica: ReplicaId, shard: ShardId, directory: u64) {
+        let identity = ReplicaIdentity { store: self.inner.parts.store, replica, shard };
+        let disk = self.inner.parts.disk.clone();
+        let opened = {
+            let disk = disk.clone();
+            off_runtime(disk.clone().as_ref(), move || ReplicaStore::open(disk, identity, directory)).await
+        };
+        let started = match opened {
+            Ok(store) => self.start(store).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            error!(%shard, %replica, %error, "this replica does not run; the others do");
+            self.write_groups(|groups| groups.failed.insert(replica, (shard, error.to_string())));
+        }
+    }
+
+    async fn start(&self, store: ReplicaStore) -> Result<Group, Error> {
+        let parts = &self.inner.parts;
+        let start = StartReplica {
+            node: parts.node,
+            timing: parts.timing,
+            store,
+            log: parts.log.clone(),
+            peers: parts.peers.clone(),
+        };
+        let group = Group::new(Replica::start(start).await?, self.inner.gate.for_shard());
+        if group.shard() == META_SHARD {
+            self.follow_meta_catalog(&group);
+        }
+        self.write_groups(|groups| groups.by_replica.insert(group.replica().id(), group.clone()));
+        Ok(group)
+    }
+
+    fn follow_meta_catalog(&self, group: &Group) {
+        let mut catalog = group.replica().machine().catalog.subscribe();
+        let host = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            loop {
+                let newest = catalog.borrow_and_update().clone();
+                let Some(host) = host.upgrade() else { return };
+                host.meta_catalog.send_replace(newest);
+                drop(host);
+                if catalog.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Makes the replica that founds its shard: alone in its group, with the shard's birth as first command.
+    /// Does again what a crash interrupted.
+    pub async fn found(&self, shard: ShardId, replica: ReplicaId, first: Command) -> Result<(), Error> {
+        let _one_at_a_time = self.inner.making.lock().await;
+        let group = match self.by_replica(replica) {
+            Some(group) => group,
+            None => self.make(shard, replica).await?,
+        };
+        group.replica().initialize().await?;
+        let deadline = clock::now().after(FOUNDING_TIMEOUT);
+        loop {
+            match group.propose(first.clone(), 0, deadline).await {
+                Ok(Response::Misdirected) => {
+                    let what = format!("replica {replica} was given a first command of another shard");
+                    return Err(Error::Io { doing: format!("founding shard {shard}"), what });
+                }
+                Ok(_) => return Ok(()),
+                Err(error) if clock::now() >= deadline => {
+                    return Err(Error::Io { doing: format!("founding shard {shard}"), what: error.to_string() });
+                }
+                // Not leader yet.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// Makes an empty replica that its group will fill. Harmless when it is there already.
+    pub async fn add_empty(&self, shard: ShardId, replica: ReplicaId) -> Result<(), Error> {
+        let _one_at_a_time = self.inner.making.lock().await;
+        if self.inner.parts.log.record(replica).is_some() {
+            return Ok(());
+        }
+        self.make(shard, replica).await.map(|_| ())
+    }
+
+    async fn make(&self, shard: ShardId, replica: ReplicaId) -> Result<Group, Error> {
+        const FIRST_DIRECTORY: u64 = 1;
+        let parts = &self.inner.parts;
+        if let Some(record) = parts.log.record(replica) {
+            let what = format!("replica {replica} is {record:?} here and is not made again");
+            return Err(Error::Io { doing: format!("making a replica of shard {shard}"), what });
+        }
+        let identity = ReplicaIdentity { store: parts.store, replica, shard };
+        let disk = parts.disk.clone();
+        let store = {
+            let disk = disk.clone();
+            off_runtime(disk.clone().as_ref(), move || ReplicaStore::create(disk, identity, FIRST_DIRECTORY)).await?
+        };
+        let record = RegistryRecord { shard, state: ReplicaLife::Live { directory: FIRST_DIRECTORY } };
+        parts.log.put_record(replica, record).await?;
+        info!(%shard, %replica, "replica made");
+        self.start(store).await
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.inner.parts.node
+    }
+
+    pub fn timing(&self) -> Timing {
+        self.inner.parts.timing
+    }
+
+    pub fn peers(&self) -> &Peers {
+        &self.inner.parts.peers
+    }
+
+    pub fn log(&self) -> &LogStore {
+        &self.inner.parts.log
+    }
+
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.parts.disk
+    }
+
+    /// The running replica of a shard: the newest, should an outdated one still be here.
+    pub fn group(&self, shard: ShardId) -> Option<Group> {
+        let groups = self.inner.groups.read().expect("no panic while groups are looked up");
+        groups.by_replica.values().rev().find(|group| group.shard() == shard).cloned()
+    }
+
+    pub fn by_replica(&self, replica: ReplicaId) -> Option<Group> {
+        self.inner.groups.read().expect("no panic while groups are looked up").by_replica.get(&replica).cloned()
+    }
+
+    pub fn groups(&self) -> Vec<Group> {
+        let groups = self.inner.groups.read().expect("no panic while groups are looked up");
+        groups.by_replica.values().cloned().collect()
+    }
+
+    /// Replicas that the registry names and that do not run, with the reason.
+    pub fn failed(&self) -> BTreeMap<ReplicaId, (ShardId, String)> {
+        self.inner.groups.read().expect("no panic while groups are looked up").failed.clone()
+    }
+
+    /// The catalog as this node's meta replica has applied it; none where no meta replica runs.
+    pub fn meta_catalog(&self) -> watch::Receiver<Option<Arc<Catalog>>> {
+        self.inner.meta_catalog.subscribe()
+    }
+
+    fn write_groups<T>(&self, change: impl FnOnce(&mut Groups) -> T) -> T {
+        change(&mut self.inner.groups.write().expect("no panic while groups are changed"))
+    }
+
+    /// Flushes replicas as memory and logs grow, until cancelled.
+    pub async fn run_flusher(&self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(FLUSH_CHECK_INTERVAL) => {}
+            }
+            let log_is_full = self.inner.parts.log.disk_bytes() > self.inner.parts.flush.log_bytes;
+            for group in self.groups_to_flush(log_is_full) {
+                if stop.is_cancelled() {
+                    return;
+                }
+                if let Err(error) = group.replica().flush(log_is_full).await {
+                    error!(shard = %group.shard(), %error, "a replica could not be flushed");
+                }
+            }
+        }
+    }
+
+    /// The replicas whose logs wait for a flush, and the largest ones while memory is over its budget. When the log is over
+    /// its budget, all that hold any of it back.
+    fn groups_to_flush(&self, log_is_full: bool) -> Vec<Group> {
+        let budget = self.inner.parts.flush;
+        let unflushed = |group: &Group| group.replica().machine().store.engine().unflushed_bytes();
+        let mut groups = self.groups();
+        groups.sort_by_cached_key(|group| std::cmp::Reverse(unflushed(group)));
+        let mut held: u64 = groups.iter().map(unflushed).sum();
+        groups.retain(|group| {
+            let over = held > budget.unflushed_bytes;
+            if over {
+                held = held.saturating_sub(unflushed(group));
+            }
+            let purgeable = group.replica().purgeable_entries();
+            over || purgeable > budget.purgeable_entries || (log_is_full && purgeable > 0)
+        });
+        groups
+    }
+
+    /// Flushes every replica, so that the next start replays little.
+    pub async fn flush_all(&self) {
+        for group in self.groups() {
+            if let Err(error) = group.replica().flush(false).await {
+                error!(shard = %group.shard(), %error, "a replica could not be flushed");
+            }
+        }
+    }
+
+    /// Stops all Raft tasks.
+    pub async fn shutdown(&self) {
+        let groups = self.groups();
+        futures::future::join_all(groups.iter().map(|group| group.replica().shutdown())).await;
+        self.write_groups(|groups| groups.by_replica.clear());
+    }
+}
+
+/// Replica and number of a directory named by [`directory_name`].
+fn parse_directory(name: &str) -> Option<(ReplicaId, u64)> {
+    let (replica, number) = name.split_once('.')?;
+    let parsed = (replica.parse().ok()?, number.parse().ok()?);
+    (directory_name(parsed.0, parsed.1) == name).then_some(parsed)
+}
+
+/// The first command of a data shard.
+pub fn birth_command(catalog: &Catalog, shard: ShardId) -> Option<Command> {
+    let descriptor = catalog.shards.get(&shard)?;
+    let birth =
+        Birth { shard, range: descriptor.range?, epoch: descriptor.epoch, revision_base: catalog.revision_base };
+    Some(Command::Birth(birth))
+}
