@@ -1,5 +1,7 @@
-//! Where replicas and leaders should be. `plan` is pure: a catalog in, the wanted placement out.
+//! Where replicas and leaders should be, and the steps that get them there. `plan` is pure: a catalog in, the wanted
+//! placement out; `reconcile` walks.
 
-mod plan;
+pub mod plan;
+pub mod reconcile;
 
 pub use self::plan::{LOAD_SLACK_PERCENT, founders, wanted, wanted_leaders};

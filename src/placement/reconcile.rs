@@ -1,0 +1,248 @@
+//! From what is to what is wanted, one safe, idempotent step at a time. Nothing here remembers anything: each round reads
+//! the catalog and the groups anew, so that a crash at any step is resumed by whoever looks next.
+//!
+//! Three parts, each with one owner:
+//! - every node makes the replicas that the catalog places on it ([`Reconciler::local_round`]);
+//! - the leader of a shard takes ordered replicas in, completes a half-done change, hands leadership to whom the catalog
+//!   prefers ([`Reconciler::leader_round`]);
+//! - the leader of the meta group decides what is wanted ([`Reconciler::meta_round`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::plan;
+use crate::catalog::{
+    Catalog, CatalogCommand, CatalogResponse, NodeProfile, ReplicaState, ShardDescriptor, ShardState,
+};
+use crate::clock::{self, Moment};
+use crate::method::Method;
+use crate::raft::{Member, Replica};
+use crate::router::Router;
+use crate::shard::Group;
+use crate::shard::host::birth_command;
+use crate::transport::Lane;
+use crate::types::{META_SHARD, NodeId, ReplicaId};
+use crate::wire::Wire;
+
+/// Between two rounds when nothing changed; a newer catalog starts one at once.
+const ROUND_PAUSE: Duration = Duration::from_millis(200);
+/// One step's deadline.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a target is asked whether it would lead.
+const READY_TIMEOUT: Duration = Duration::from_millis(300);
+/// After a hand-over was begun, the shard is left alone for so long.
+const TRANSFER_PAUSE: Duration = Duration::from_secs(5);
+/// A learner this many entries behind becomes a voter: the rest comes faster than a joint change.
+const PROMOTION_LAG_MAX: u64 = 100;
+/// Replicas that the meta leader orders in one round.
+const ORDERS_PER_ROUND_MAX: usize = 16;
+
+pub struct Reconciler {
+    router: Router,
+    /// What this node says of itself; the catalog is kept to it.
+    profile: NodeProfile,
+    transfers: BTreeMap<ReplicaId, Moment>,
+}
+
+impl Reconciler {
+    pub fn new(router: Router, profile: NodeProfile) -> Self {
+        Self { router, profile, transfers: BTreeMap::new() }
+    }
+
+    /// Goes on until cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut catalog = self.router.watch_catalog();
+        loop {
+            let known = catalog.borrow_and_update().clone();
+            if let Some(known) = known {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.round(&known) => {}
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = catalog.changed() => {}
+                () = tokio::time::sleep(ROUND_PAUSE) => {}
+            }
+        }
+    }
+
+    async fn round(&mut self, catalog: &Arc<Catalog>) {
+        self.local_round(catalog).await;
+        for group in self.router.host().groups() {
+            if group.replica().is_leader()
+                && let Some(shard) = catalog.shards.get(&group.shard())
+                && shard.state == ShardState::Live
+            {
+                self.leader_round(&group, shard).await;
+            }
+        }
+        // The meta leader decides on its own catalog, not on a copy that may be older.
+        let meta = self.router.host().group(META_SHARD).filter(|group| group.replica().is_leader());
+        let own = self.router.host().meta_catalog().borrow().clone();
+        if let (Some(_), Some(own)) = (meta, own) {
+            self.meta_round(&own).await;
+        }
+    }
+
+    /// Makes what the catalog places on this node.
+    async fn local_round(&self, catalog: &Catalog) {
+        let host = self.router.host();
+        let me = host.node();
+        if let Some(descriptor) = catalog.nodes.get(&me)
+            && *descriptor != crate::catalog::NodeDescriptor::new(me, self.profile.clone())
+        {
+            self.propose(CatalogCommand::JoinNode { node: self.profile.clone() }).await;
+        }
+        for (shard, replica) in catalog.replicas_on(me) {
+            let made = match shard.state {
+                ShardState::Creating { founder } if founder == replica.id => {
+                    self.found(catalog, shard, replica.id).await
+                }
+                ShardState::Live if replica.state == ReplicaState::Joining => {
+                    host.add_empty(shard.id, replica.id).await.map_err(|error| error.to_string())
+                }
+                _ => Ok(()),
+            };
+            if let Err(error) = made {
+                warn!(shard = %shard.id, replica = %replica.id, error, "this replica could not be made yet");
+            }
+        }
+    }
+
+    async fn found(&self, catalog: &Catalog, shard: &ShardDescriptor, replica: ReplicaId) -> Result<(), String> {
+        let Some(birth) = birth_command(catalog, shard.id) else {
+            return Err("the catalog gives it no range".into());
+        };
+        self.router.host().found(shard.id, replica, birth).await.map_err(|error| error.to_string())?;
+        self.propose(CatalogCommand::ShardLive { shard: shard.id }).await;
+        Ok(())
+    }
+
+    /// What the leader of a shard does for it: one step a round.
+    async fn leader_round(&mut self, group: &Group, shard: &ShardDescriptor) {
+        let replica = group.replica();
+        let seen = replica.members();
+        let deadline = clock::now().after(STEP_TIMEOUT);
+        if seen.joint {
+            // Whoever began this change is gone; half done it needs two majorities.
+            let done = replica.set_voters(seen.target.clone(), &seen, deadline).await;
+            debug!(shard = %shard.id, ?done, "completing a membership change");
+            return;
+        }
+        let ordered = shard.replicas.iter().filter(|ordered| ordered.state == ReplicaState::Joining);
+        for ordered in ordered {
+            if seen.voters.contains(&ordered.id) {
+                self.propose(CatalogCommand::ReplicaIsVoter { shard: shard.id, replica: ordered.id }).await;
+                continue;
+            }
+            let step = if !seen.learners.contains(&ordered.id) {
+                let member = Member { replica: ordered.id, node: ordered.node };
+                replica.add_learner(member, &seen, deadline).await
+            } else if is_caught_up(replica, ordered.id) {
+                let voters: BTreeSet<ReplicaId> = seen.voters.iter().copied().chain([ordered.id]).collect();
+                replica.set_voters(voters, &seen, deadline).await
+            } else {
+                continue;
+            };
+            if let Err(error) = step {
+                debug!(shard = %shard.id, replica = %ordered.id, %error, "a membership step will be tried again");
+            }
+            // The membership has changed: the next round reads it again.
+            return;
+        }
+        if let Some(preferred) = shard.preferred_leader
+            && preferred != self.router.host().node()
+        {
+            self.hand_over(replica, preferred).await;
+        }
+    }
+
+    /// Gives leadership to the replica on a node, if that would succeed now.
+    async fn hand_over(&mut self, replica: &Replica, to: NodeId) {
+        let now = clock::now();
+        self.transfers.retain(|_, left_alone_until| *left_alone_until > now);
+        if self.transfers.contains_key(&replica.id()) {
+            return;
+        }
+        let Some(target) = replica.transfer_candidates().into_iter().find(|member| member.node == to) else { return };
+        if ready_to_lead(&self.router, target).await && replica.transfer_leader(target.replica).await.is_ok() {
+            self.transfers.insert(replica.id(), clock::now().after(TRANSFER_PAUSE));
+            debug!(shard = %replica.shard(), %to, "handing leadership over");
+        }
+    }
+
+    /// What the leader of the meta group decides for all.
+    async fn meta_round(&self, catalog: &Catalog) {
+        let nodes = catalog.nodes.len();
+        if catalog.data_shards().next().is_none() {
+            if nodes >= usize::from(catalog.replication_factor) {
+                self.propose(CatalogCommand::CreateShards { placements: plan::founders(catalog) }).await;
+            }
+            return self.order_replicas(catalog).await;
+        }
+        self.order_replicas(catalog).await;
+        self.prefer_leaders(catalog).await;
+    }
+
+    /// Orders replicas for shards that have fewer than wanted.
+    async fn order_replicas(&self, catalog: &Catalog) {
+        let wanted = plan::wanted(catalog);
+        let mut orders = 0;
+        for shard in catalog.shards.values().filter(|shard| shard.state == ShardState::Live) {
+            let want = wanted.get(&shard.id).map(Vec::as_slice).unwrap_or_default();
+            if shard.replicas.len() >= usize::from(catalog.replication_factor).min(catalog.nodes.len()) {
+                continue;
+            }
+            let Some(node) = want.iter().find(|node| shard.replica_on(**node).is_none()) else { continue };
+            let order = CatalogCommand::AddReplica { shard: shard.id, node: *node, expected_epoch: shard.epoch };
+            self.propose(order).await;
+            orders += 1;
+            if orders == ORDERS_PER_ROUND_MAX {
+                return;
+            }
+        }
+    }
+
+    async fn prefer_leaders(&self, catalog: &Catalog) {
+        // Leaders are spread once the shards are whole; before that they would move with every new replica.
+        let whole = |shard: &ShardDescriptor| shard.voters().count() >= usize::from(catalog.replication_factor);
+        if !catalog.shards.values().all(whole) {
+            return;
+        }
+        let voters = catalog.shards.values().map(|shard| (shard.id, shard.voters().map(|voter| voter.node).collect()));
+        let leaders = plan::wanted_leaders(catalog, &voters.collect());
+        let differs = |(shard, node): &(_, NodeId)| catalog.shards[shard].preferred_leader != Some(*node);
+        if leaders.iter().any(differs) {
+            self.propose(CatalogCommand::PreferLeaders { leaders }).await;
+        }
+    }
+
+    async fn propose(&self, command: CatalogCommand) {
+        let deadline = clock::now().after(STEP_TIMEOUT);
+        match self.router.propose_catalog(command.clone(), deadline).await {
+            Ok(CatalogResponse::Refused { why }) => debug!(%why, ?command, "the catalog refused a step"),
+            Ok(_) => info!(?command, "catalog changed"),
+            Err(error) => debug!(%error, ?command, "a step will be tried again"),
+        }
+    }
+}
+
+/// Whether a replica would accept leadership now: asked first, because a failed transfer costs an election.
+pub async fn ready_to_lead(router: &Router, target: Member) -> bool {
+    let request = target.replica.to_bytes();
+    let method = Method::ReadyToLead as u8;
+    let asked = router.host().peers().call(target.node, Lane::Control, method, request, READY_TIMEOUT).await;
+    asked.is_ok_and(|reply| bool::from_bytes(reply.body) == Ok(true))
+}
+
+fn is_caught_up(leader: &Replica, learner: ReplicaId) -> bool {
+    let status = leader.status();
+    let matched = status.matched.get(&learner).copied().flatten();
+    matched.is_some_and(|matched| matched + PROMOTION_LAG_MAX >= status.last_index.unwrap_or(0))
+}
