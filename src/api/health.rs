@@ -1,0 +1,148 @@
+//! What a supervisor, a load balancer and a monitor ask: alive, ready, which version, which numbers. All of it is
+//! answered by this node alone, also without a quorum.
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::error::{Code, Phase, Problem};
+use super::{Answer, Call, Response, json_response, with_type};
+use crate::catalog::{Catalog, ReplicaState, ShardState};
+use crate::clock;
+use crate::shard::{ReplicaReport, ReportedRole};
+use crate::transport::PROTOCOL;
+use crate::types::NodeId;
+
+const OPENAPI: &str = include_str!("openapi.json");
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The process runs and answers. Nothing else: a node without a quorum must not be restarted for it.
+pub(super) fn livez() -> Response {
+    json_response(StatusCode::OK, &json!({ "live": true }))
+}
+
+/// One condition of being ready.
+#[derive(Debug, PartialEq, Eq)]
+struct Check {
+    name: &'static str,
+    /// What is missing; none when it holds.
+    missing: Option<String>,
+    /// What it means for a client when it is missing.
+    code: Code,
+}
+
+pub(super) fn readyz(call: &Call<'_>) -> Answer {
+    let verbose = match call.query.text("verbose")? {
+        None | Some("false") => false,
+        Some("" | "true") => true,
+        Some(_) => return Err(call.query.bad("verbose", "takes true or false")),
+    };
+    let router = call.router();
+    let node = router.host().node();
+    let checks = checks(router.catalog().as_deref(), &router.host().reports(), node, call.context.is_draining());
+    answer(&checks, verbose)
+}
+
+fn answer(checks: &[Check], verbose: bool) -> Answer {
+    let told: Vec<Value> = checks
+        .iter()
+        .filter(|check| verbose || check.missing.is_some())
+        .map(|check| match &check.missing {
+            None => json!({ "name": check.name, "ok": true }),
+            Some(missing) => json!({ "name": check.name, "ok": false, "missing": missing }),
+        })
+        .collect();
+    let Some(first) = checks.iter().find(|check| check.missing.is_some()) else {
+        let body = if verbose { json!({ "ready": true, "checks": told }) } else { json!({ "ready": true }) };
+        return Ok(json_response(StatusCode::OK, &body));
+    };
+    let missing: Vec<&str> = checks.iter().filter_map(|check| check.missing.as_deref()).collect();
+    let problem = Problem::in_phase(first.code, Phase::Read, missing.join("; "));
+    Err(problem.with_member("ready", json!(false)).with_member("checks", json!(told)))
+}
+
+/// All conditions, the most telling first.
+fn checks(catalog: Option<&Catalog>, reports: &[ReplicaReport], node: NodeId, draining: bool) -> Vec<Check> {
+    let check = |name, code, missing: Option<String>| Check { name, missing, code };
+    vec![
+        check("not-draining", Code::Draining, draining.then(|| "this node is shutting down".to_string())),
+        check(
+            "catalog",
+            Code::Starting,
+            catalog.is_none().then(|| "this node has not heard the catalog yet".to_string()),
+        ),
+        check("shards", Code::Starting, catalog.and_then(missing_shards)),
+        check("replicas", Code::NoLeader, catalog.and_then(|catalog| missing_replicas(catalog, reports, node))),
+    ]
+}
+
+fn missing_shards(catalog: &Catalog) -> Option<String> {
+    if catalog.data_shards().next().is_none() {
+        let (nodes, wanted) = (catalog.nodes.len(), catalog.replication_factor);
+        return Some(format!("no data shards yet: {nodes} of {wanted} nodes have joined"));
+    }
+    let creating: Vec<String> = catalog
+        .data_shards()
+        .filter(|shard| shard.state != ShardState::Live)
+        .map(|shard| shard.id.to_string())
+        .collect();
+    (!creating.is_empty()).then(|| format!("shards in creation: {}", creating.join(", ")))
+}
+
+/// Replicas that the catalog counts on here and that do not serve. One that is on its way in or out may be missing.
+fn missing_replicas(catalog: &Catalog, reports: &[ReplicaReport], node: NodeId) -> Option<String> {
+    let missing: Vec<String> = catalog
+        .replicas_on(node)
+        .filter_map(|(shard, replica)| {
+            let report = reports.iter().find(|report| report.replica == replica.id);
+            let why = match (report, replica.state) {
+                (None, ReplicaState::Voter) => "is not here",
+                (None, ReplicaState::Joining | ReplicaState::Leaving) | (Some(_), ReplicaState::Leaving) => {
+                    return None;
+                }
+                (Some(report), _) if report.role == ReportedRole::Failed => "has failed",
+                (Some(report), _) if report.leader.is_none() => "knows no leader",
+                (Some(_), _) => return None,
+            };
+            Some(format!("the replica of shard {} {why}", shard.id))
+        })
+        .collect();
+    (!missing.is_empty()).then(|| missing.join(", "))
+}
+
+pub(super) fn version() -> Response {
+    let body = json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "protocol": { "min": PROTOCOL.min, "max": PROTOCOL.max },
+    });
+    json_response(StatusCode::OK, &body)
+}
+
+pub(super) fn metrics(call: &Call<'_>) -> Answer {
+    let router = call.router();
+    let reports = router.host().reports();
+    let count = |holds: &dyn Fn(&ReplicaReport) -> bool| {
+        i64::try_from(reports.iter().filter(|report| holds(report)).count()).unwrap_or(i64::MAX)
+    };
+    let metrics = &call.context.inner.metrics;
+    let gauges = metrics.node();
+    let running = |report: &ReplicaReport| report.role != ReportedRole::Failed;
+    gauges.replicas.set(count(&|_| true));
+    gauges.replicas_failed.set(count(&|report| !running(report)));
+    gauges.groups_led.set(count(&|report| report.role == ReportedRole::Leader));
+    gauges.groups_without_leader.set(count(&|report| running(report) && report.leader.is_none()));
+    let version = router.catalog().map_or(0, |catalog| catalog.version);
+    gauges.catalog_version.set(i64::try_from(version).unwrap_or(i64::MAX));
+    let uptime = clock::now().since(call.context.inner.started).as_secs();
+    gauges.uptime_seconds.set(i64::try_from(uptime).unwrap_or(i64::MAX));
+    Ok(with_type(StatusCode::OK, METRICS_TYPE, metrics.text()))
+}
+
+pub(super) fn openapi() -> Response {
+    with_type(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI.as_bytes()))
+}
+
+#[cfg(test)]
+#[path = "health_tests.rs"]
+mod tests;

@@ -1,0 +1,210 @@
+//! Everything that peers ask of this node, dispatched by method. Raft requests go to the replica they name and to no
+//! other; routed requests are served here or refused with a better address, never passed on.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::catalog::{CatalogCommand, CatalogResponse, NodeProfile};
+use crate::clock::{self, Moment};
+use crate::machine::{Command, Response};
+use crate::method::Method;
+use crate::raft::network::GroupHeader;
+use crate::raft::snapshot;
+use crate::router::{ReadRequest, RemoteAnswer, RemoteRead, RemoteScan, Router, ScanShardRequest, WriteRequest};
+use crate::shard::Consistency;
+use crate::storage::off_runtime;
+use crate::transport::{Failure, Handler, Incoming};
+use crate::types::{ClusterId, META_SHARD, NodeId, ReplicaId, ShardId, StoreId};
+use crate::wire::{Wire, WireError};
+use crate::wire_struct;
+
+/// Statuses of refusals between peers. Numbers are never reused.
+pub mod status {
+    /// The node is starting and serves nothing yet.
+    pub const NOT_SERVING: u8 = 1;
+    pub const NO_SUCH_METHOD: u8 = 2;
+    pub const MALFORMED: u8 = 3;
+    /// The replica that the frame names does not run here.
+    pub const NO_SUCH_REPLICA: u8 = 4;
+    /// The replica would not answer; the body says why.
+    pub const REFUSED: u8 = 5;
+    /// No catalog is known here.
+    pub const NO_CATALOG: u8 = 6;
+}
+
+/// What a node that is not in a cluster yet wants to know of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WhoIs {
+    pub store: StoreId,
+    pub cluster: Option<ClusterId>,
+    pub node: Option<NodeId>,
+    /// It was told to found a cluster and has not yet.
+    pub would_found: bool,
+}
+wire_struct!(WhoIs { store, cluster, node, would_found });
+
+/// The answer to [`Method::Join`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    pub catalog: Bytes,
+}
+wire_struct!(Joined { cluster, node, catalog });
+
+/// Hash of one replica's logical rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaDigest {
+    pub shard: ShardId,
+    pub replica: ReplicaId,
+    /// None before the first entry.
+    pub applied_index: Option<u64>,
+    pub hash: u64,
+}
+wire_struct!(ReplicaDigest { shard, replica, applied_index, hash });
+
+/// Answers peers. Made before the node knows its cluster; serves once [`PeerService::begin`] was called.
+pub struct PeerService {
+    who: Box<dyn Fn() -> WhoIs + Send + Sync>,
+    router: OnceLock<Router>,
+}
+
+impl PeerService {
+    pub fn new(who: impl Fn() -> WhoIs + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { who: Box::new(who), router: OnceLock::new() })
+    }
+
+    /// From now on requests are served.
+    pub fn begin(&self, router: Router) {
+        assert!(self.router.set(router).is_ok(), "a node begins to serve once");
+    }
+}
+
+impl Handler for PeerService {
+    fn handle(&self, call: Incoming) -> BoxFuture<'static, Result<Bytes, Failure>> {
+        let Some(method) = Method::from_number(call.method) else {
+            return refuse(status::NO_SUCH_METHOD, format!("no method {}", call.method)).boxed();
+        };
+        if method == Method::WhoIs {
+            let who = (self.who)().to_bytes();
+            return async move { Ok(who) }.boxed();
+        }
+        match self.router.get() {
+            Some(router) => answer(router.clone(), method, call.body, call.deadline).boxed(),
+            None => refuse(status::NOT_SERVING, "this node is starting").boxed(),
+        }
+    }
+}
+
+async fn refuse(status: u8, why: impl Into<String>) -> Result<Bytes, Failure> {
+    Err(failure(status, why))
+}
+
+fn failure(status: u8, why: impl Into<String>) -> Failure {
+    Failure { status, body: Bytes::from(why.into()) }
+}
+
+fn malformed(error: WireError) -> Failure {
+    failure(status::MALFORMED, error.to_string())
+}
+
+async fn answer(router: Router, method: Method, mut body: Bytes, deadline: Moment) -> Result<Bytes, Failure> {
+    match method {
+        Method::Append | Method::Vote | Method::PreVote | Method::TransferLeader | Method::SnapshotChunk => {
+            let header = GroupHeader::decode(&mut body).map_err(malformed)?;
+            let Some(group) = router.host().by_replica(header.to) else {
+                return refuse(status::NO_SUCH_REPLICA, format!("replica {} does not run here", header.to)).await;
+            };
+            let answer = group.replica().handle(header, method, body).await;
+            answer.map_err(|refused| failure(status::REFUSED, refused.to_string()))
+        }
+        Method::Write => {
+            let WriteRequest { shard, write } = Wire::from_bytes(body).map_err(malformed)?;
+            let Some(group) = router.host().group(shard) else { return Ok(not_here::<Response>()) };
+            Ok(RemoteAnswer::from_result(group.write(write, deadline).await).to_bytes())
+        }
+        Method::Read => {
+            let ReadRequest { shard, key, consistency } = Wire::from_bytes(body).map_err(malformed)?;
+            let Some(group) = router.host().group(shard) else { return Ok(not_here::<RemoteRead>()) };
+            let answer = group.read(key, consistency, deadline).await.map(|answer| {
+                let age = if answer.served == Consistency::Stale { group.staleness() } else { None };
+                RemoteRead::new(answer, age)
+            });
+            Ok(RemoteAnswer::from_result(answer).to_bytes())
+        }
+        Method::Scan => {
+            let ScanShardRequest { shard, scan, consistency } = Wire::from_bytes(body).map_err(malformed)?;
+            let Some(group) = router.host().group(shard) else { return Ok(not_here::<RemoteScan>()) };
+            let answer = group.scan(scan, consistency, deadline).await;
+            let answer = answer.map(|(answer, consistency)| RemoteScan { answer, consistency });
+            Ok(RemoteAnswer::from_result(answer).to_bytes())
+        }
+        Method::ProposeCatalog => {
+            let command: CatalogCommand = Wire::from_bytes(body).map_err(malformed)?;
+            let Some(group) = router.host().group(META_SHARD) else { return Ok(not_here::<Response>()) };
+            Ok(RemoteAnswer::from_result(group.propose(Command::Catalog(command), 0, deadline).await).to_bytes())
+        }
+        Method::FetchCatalog => match router.catalog() {
+            Some(catalog) => Ok(catalog.to_bytes()),
+            None => refuse(status::NO_CATALOG, "no catalog is known here").await,
+        },
+        Method::Join => join(&router, Wire::from_bytes(body).map_err(malformed)?, deadline).await,
+        Method::ReplicaReports => Ok(router.host().reports().to_bytes()),
+        Method::Digest => digest(&router, ShardId::from_bytes(body).map_err(malformed)?).await,
+        Method::ReadyToLead => {
+            let replica = ReplicaId::from_bytes(body).map_err(malformed)?;
+            Ok(ready_to_lead(&router, replica).to_bytes())
+        }
+        Method::WhoIs => unreachable!("answered before the node serves"),
+    }
+}
+
+fn not_here<T: Wire>() -> Bytes {
+    RemoteAnswer::<T>::NotHere.to_bytes()
+}
+
+/// Takes a node in. Idempotent: the same store gets the same node id.
+async fn join(router: &Router, profile: NodeProfile, deadline: Moment) -> Result<Bytes, Failure> {
+    /// Left for the answer's way back.
+    const MARGIN: Duration = Duration::from_millis(200);
+    let deadline = clock::now().after(deadline.since(clock::now()).saturating_sub(MARGIN));
+    let store = profile.store;
+    let response = router.propose_catalog(CatalogCommand::JoinNode { node: profile }, deadline).await;
+    let node = match response {
+        Ok(CatalogResponse::Node { id, .. }) => id,
+        Ok(CatalogResponse::Refused { why }) => return refuse(status::REFUSED, why.to_string()).await,
+        Ok(other) => return refuse(status::REFUSED, format!("the meta group answered {other:?}")).await,
+        Err(error) => return refuse(status::REFUSED, error.to_string()).await,
+    };
+    match router.catalog() {
+        Some(catalog) => {
+            tracing::info!(%node, %store, "node taken in");
+            Ok(Joined { cluster: catalog.cluster, node, catalog: catalog.to_bytes() }.to_bytes())
+        }
+        None => refuse(status::NO_CATALOG, "no catalog is known here").await,
+    }
+}
+
+async fn digest(router: &Router, shard: ShardId) -> Result<Bytes, Failure> {
+    let Some(group) = router.host().group(shard) else {
+        return refuse(status::NO_SUCH_REPLICA, format!("shard {shard} has no replica here")).await;
+    };
+    let store = group.replica().machine().store.clone();
+    let replica = group.replica().id();
+    let disk = store.disk().clone();
+    let hashed = off_runtime(disk.as_ref(), move || snapshot::digest(store.view().as_ref(), shard)).await;
+    let (applied_index, hash) = hashed.map_err(|error| failure(status::REFUSED, error.to_string()))?;
+    Ok(ReplicaDigest { shard, replica, applied_index, hash }.to_bytes())
+}
+
+/// Whether a transfer to this replica would succeed now. A failed one leaves the shard without a leader for seconds.
+fn ready_to_lead(router: &Router, replica: ReplicaId) -> bool {
+    router.host().by_replica(replica).is_some_and(|group| {
+        let replica = group.replica();
+        !replica.is_held_off() && replica.members().voters.contains(&replica.id())
+    })
+}
