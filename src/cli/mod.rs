@@ -1,0 +1,90 @@
+//! The command line: `serve` runs a node, `dev` a local cluster of such processes, and every other command is a client
+//! of the HTTP API, like any other client. `main` calls [`main`] and nothing else here is public.
+//!
+//! Invariants: what was asked for goes to standard output, everything else to standard error; the exit code says what
+//! kind of failure it was ([`exit::Exit`]); a write whose outcome is unknown is never sent again ([`client`]).
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+mod client;
+mod cluster;
+mod dev;
+mod exit;
+mod kv;
+mod output;
+mod serve;
+mod target;
+#[cfg(test)]
+mod testing;
+
+use args::{Args, ClientArgs, Command, NodeCommand, ShardCommand};
+use client::Client;
+use exit::{Exit, Failure};
+use output::Printer;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are "errors" of clap's with exit code 0; when nobody reads them, so be it.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
+        }
+    };
+    match run(args) {
+        Ok(()) => ExitCode::from(Exit::Ok.code()),
+        Err(failure) => {
+            failure.report();
+            ExitCode::from(failure.exit().code())
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    let Args { client, command } = args;
+    match &command {
+        Command::Serve(serve) => {
+            client.refuse_for("serve")?;
+            serve::run(serve)
+        }
+        Command::Dev(dev) => {
+            client.refuse_for("dev")?;
+            dev::run(dev)
+        }
+        Command::Version => Printer::standard(client.output()).version(),
+        _ => block_on(run_client(&client, command)),
+    }
+}
+
+async fn run_client(args: &ClientArgs, command: Command) -> Result<(), Failure> {
+    let client = Client::from_args(args)?;
+    let printer = &mut Printer::standard(args.output());
+    match command {
+        Command::Put(put) => kv::put(&client, &put, printer).await,
+        Command::Get(get) => kv::get(&client, &get, printer).await,
+        Command::Del(del) => kv::del(&client, &del, printer).await,
+        Command::Scan(scan) => kv::scan(&client, &scan, printer).await,
+        Command::Status => cluster::status(&client, printer).await,
+        Command::Route { key } => cluster::route(&client, &key, printer).await,
+        Command::Shard(ShardCommand::List) => cluster::shard_list(&client, printer).await,
+        Command::Shard(ShardCommand::Show { id }) => cluster::shard_show(&client, id, printer).await,
+        Command::Node(NodeCommand::List) => cluster::node_list(&client, printer).await,
+        Command::Serve(_) | Command::Dev(_) | Command::Version => {
+            unreachable!("these commands are no clients and were run before")
+        }
+    }
+}
+
+/// One thread is enough for a client, which does one thing after another.
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::Io { what: "cannot start the runtime".to_string(), source })?;
+    runtime.block_on(work)
+}
