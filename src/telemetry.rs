@@ -35,7 +35,11 @@ where
     let filter = EnvFilter::builder()
         .parse(&config.filter)
         .map_err(|error| TelemetryError::BadFilter { filter: config.filter.clone(), reason: error.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        // It would report a failed write with a panic where standard error is a closed pipe, and a panic ends the node.
+        .log_internal_errors(false);
     Ok(match config.format {
         LogFormat::Text => Box::new(builder.with_ansi(colours).finish()),
         // Fields beside the message, where collectors look for them.

@@ -1,0 +1,5 @@
+//! The whole-system tests, one program.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod nodes_in_simulation;
