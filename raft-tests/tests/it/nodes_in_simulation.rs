@@ -1,74 +1,26 @@
-//! Three whole nodes in one process under turmoil, on disks that lose what was not synced.
+//! Whole nodes in one process under turmoil, on disks that lose what was not synced.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use raft_tests::sim;
-use ringraft::storage::mem::MemDisk;
+use hyper::{Method, StatusCode};
+use raft_tests::sim::{self, Stage, World};
 
 const NODES: u64 = 3;
 const KEYS: usize = 40;
 
-/// One request on a connection of its own, as a client on its own host sends it.
-async fn request(node: u64, method: Method, path: &str, body: &str) -> Result<(StatusCode, String), String> {
-    let asked = async {
-        let stream = turmoil::net::TcpStream::connect((sim::host(node), sim::HTTP_PORT)).await.map_err(text)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
-        tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header("host", "ringraft");
-        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).map_err(text)?;
-        let response = sender.send_request(request).await.map_err(text)?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(text)?.to_bytes();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    };
-    tokio::time::timeout(Duration::from_secs(10), asked).await.map_err(text)?
-}
-
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
-async fn until_ready(node: u64) {
-    let deadline = Duration::from_secs(60);
-    let ready = async {
-        while request(node, Method::GET, "/readyz", "").await.ok().map(|(status, _)| status) != Some(StatusCode::OK) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(deadline, ready).await.unwrap_or_else(|_| panic!("n{node} is not ready after {deadline:?}"));
-}
-
-/// Values that the simulation's driver and its client hand each other.
-#[derive(Default)]
-struct Stage(Mutex<u32>);
-
-impl Stage {
-    fn reach(&self, stage: u32) {
-        *self.0.lock().unwrap() = stage;
+async fn put(node: u64, path: &str, value: impl Into<Bytes>) -> Result<(), String> {
+    let (status, body) = sim::request(node, Method::PUT, path, value.into()).await?;
+    if status != StatusCode::NO_CONTENT {
+        return Err(format!("{path} through n{node}: {status} {}", String::from_utf8_lossy(&body)));
     }
-
-    fn has_reached(&self, stage: u32) -> bool {
-        *self.0.lock().unwrap() >= stage
-    }
-
-    async fn wait_for(&self, stage: u32) {
-        while !self.has_reached(stage) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
+    Ok(())
 }
 
-async fn put_all(stage: &str) -> Result<(), String> {
+async fn put_all(stage: &'static str) -> Result<(), String> {
     for key in 0..KEYS {
-        let path = format!("/v1/kv/{stage}-{key}");
-        let (status, body) = request(1 + key as u64 % NODES, Method::PUT, &path, stage).await?;
-        assert_eq!(status, StatusCode::NO_CONTENT, "{path}: {body}");
+        put(1 + key as u64 % NODES, &format!("/v1/kv/{stage}-{key}"), stage).await?;
     }
     Ok(())
 }
@@ -76,88 +28,210 @@ async fn put_all(stage: &str) -> Result<(), String> {
 async fn check_all(stage: &str, through: impl Fn(usize) -> u64) -> Result<(), String> {
     for key in 0..KEYS {
         let path = format!("/v1/kv/{stage}-{key}");
-        let (status, body) = request(through(key), Method::GET, &path, "").await?;
-        assert_eq!((status, body.as_str()), (StatusCode::OK, stage), "{path} through n{}", through(key));
-    }
-    Ok(())
-}
-
-const ONE_CRASHED: u32 = 2;
-const ALL_CRASHED: u32 = 4;
-
-async fn client(stage: Arc<Stage>) -> turmoil::Result {
-    for node in 1..=NODES {
-        until_ready(node).await;
-    }
-    put_all("first").await?;
-    stage.reach(1);
-    stage.wait_for(ONE_CRASHED).await;
-    check_all("first", |key| 2 + key as u64 % 2).await?;
-    until_ready(1).await;
-    check_all("first", |_| 1).await?;
-    put_all("second").await?;
-    stage.reach(3);
-    stage.wait_for(ALL_CRASHED).await;
-    for node in 1..=NODES {
-        until_ready(node).await;
-    }
-    for stage in ["first", "second"] {
-        check_all(stage, |key| 1 + key as u64 % NODES).await?;
-    }
-    Ok(())
-}
-
-fn run(seed: u64) {
-    sim::simulate(seed);
-    let mut world = turmoil::Builder::new()
-        .rng_seed(seed)
-        .simulation_duration(Duration::from_secs(300))
-        .tick_duration(Duration::from_millis(1))
-        .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(Duration::from_millis(3))
-        .tcp_capacity(4096)
-        .build();
-    let disks: Vec<MemDisk> = (1..=NODES).map(|number| MemDisk::new(seed + number)).collect();
-    for number in 1..=NODES {
-        let disk = disks[number as usize - 1].clone();
-        world.host(sim::host(number), move || sim::run_node(sim::config(number, NODES, 3), disk.clone()));
-    }
-    let stage = Arc::new(Stage::default());
-    world.client("client", client(stage.clone()));
-
-    let crash = |world: &mut turmoil::Sim<'_>, number: u64| {
-        world.crash(sim::host(number));
-        disks[number as usize - 1].crash_losing_everything_unsynced();
-    };
-    let run_until = |world: &mut turmoil::Sim<'_>, wanted: u32| {
-        while !stage.has_reached(wanted) {
-            assert!(!world.step().unwrap(), "the client ended before stage {wanted}");
+        let (status, body) = sim::request(through(key), Method::GET, &path, Bytes::new()).await?;
+        if (status, body.as_ref()) != (StatusCode::OK, stage.as_bytes()) {
+            return Err(format!("{path} through n{}: {status} {}", through(key), String::from_utf8_lossy(&body)));
         }
-    };
-    run_until(&mut world, 1);
-    crash(&mut world, 1);
-    stage.reach(ONE_CRASHED);
-    let down_until = world.elapsed() + Duration::from_secs(20);
-    while world.elapsed() < down_until {
-        world.step().unwrap();
     }
-    world.bounce(sim::host(1));
-    run_until(&mut world, 3);
-    for number in 1..=NODES {
-        crash(&mut world, number);
-    }
-    for number in 1..=NODES {
-        world.bounce(sim::host(number));
-    }
-    stage.reach(ALL_CRASHED);
-    world.run().unwrap();
+    Ok(())
 }
 
 /// One node is crashed while the others serve on, then all three at once; each loses everything it had not synced.
 #[test]
 fn acknowledged_writes_survive_crashes_that_lose_what_was_not_synced() {
+    const ONE_CRASHED: u32 = 2;
+    const ALL_CRASHED: u32 = 4;
+    async fn client(stage: Arc<Stage>) -> turmoil::Result {
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+        }
+        put_all("first").await?;
+        stage.reach(1);
+        stage.wait_for(ONE_CRASHED).await;
+        check_all("first", |key| 2 + key as u64 % 2).await?;
+        sim::until_ready(1).await?;
+        check_all("first", |_| 1).await?;
+        put_all("second").await?;
+        stage.reach(3);
+        stage.wait_for(ALL_CRASHED).await;
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+        }
+        for stage in ["first", "second"] {
+            check_all(stage, |key| 1 + key as u64 % NODES).await?;
+        }
+        Ok(())
+    }
     for seed in 1..=5 {
         println!("seed {seed}");
-        run(seed);
+        let mut world = World::new(seed);
+        world.add_cluster(seed, NODES, |_| {});
+        world.sim.client("client", client(world.stage.clone()));
+        world.run_until(1);
+        world.crash(1);
+        world.stage.reach(ONE_CRASHED);
+        world.run_for(Duration::from_secs(20));
+        world.restart(1);
+        world.run_until(3);
+        for number in 1..=NODES {
+            world.crash(number);
+        }
+        for number in 1..=NODES {
+            world.restart(number);
+        }
+        world.stage.reach(ALL_CRASHED);
+        world.finish();
+    }
+}
+
+/// The shards are made when there are as many nodes as replicas; a node beyond that joins empty.
+#[test]
+fn a_cluster_grows_to_its_replication_factor_and_a_further_node_joins_empty() {
+    async fn client(stage: Arc<Stage>) -> turmoil::Result {
+        for nodes in 1..NODES {
+            sim::until(nodes, "/livez", |status, _| status == StatusCode::OK).await?;
+            let (status, body) = sim::request(1, Method::PUT, "/v1/kv/early", Bytes::from_static(b"x")).await?;
+            let body = String::from_utf8_lossy(&body).into_owned();
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "with {nodes} nodes: {body}");
+            assert!(body.contains("\"starting\"") && body.contains("\"not_applied\""), "{body}");
+            let (ready, _) = sim::request(1, Method::GET, "/readyz", Bytes::new()).await?;
+            assert_eq!(ready, StatusCode::SERVICE_UNAVAILABLE);
+            stage.reach(nodes as u32);
+        }
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+        }
+        put(1, "/v1/kv/k", "v").await?;
+        stage.reach(3);
+        // The fourth node serves every request and holds nothing.
+        let answers = |status: StatusCode, body: &[u8]| status == StatusCode::OK && body == b"v";
+        sim::until(4, "/v1/kv/k", answers).await?;
+        let (_, status) = sim::request(4, Method::GET, "/v1/status", Bytes::new()).await?;
+        let status: serde_json::Value = serde_json::from_slice(&status)?;
+        assert_eq!(status["replicas"], serde_json::json!([]), "{status}");
+        Ok(())
+    }
+    let seed = 7;
+    let mut world = World::new(seed);
+    for number in 1..=4 {
+        let mut config = sim::config(number, NODES, 3);
+        if number == 1 {
+            // The others are not there yet, and a founder waits for its seeds.
+            config.cluster.join.clear();
+        }
+        if number > 1 {
+            world.run_until(number as u32 - 1);
+        }
+        world.add_node(seed + number, config);
+        if number == 1 {
+            world.sim.client("client", client(world.stage.clone()));
+        }
+    }
+    world.finish();
+}
+
+/// The logs that a crashed node needs are purged while it is down: it is filled by a snapshot.
+#[test]
+fn a_node_that_comes_back_after_the_log_was_purged_is_filled_by_a_snapshot() {
+    const DOWN: u32 = 2;
+    const BACK: u32 = 4;
+    const VALUE_BYTES: usize = 100_000;
+    async fn client(stage: Arc<Stage>) -> turmoil::Result {
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+        }
+        put_all("before").await?;
+        stage.reach(1);
+        stage.wait_for(DOWN).await;
+        for round in 0..100 {
+            put(1, &format!("/v1/kv/large-{round}"), vec![b'x'; VALUE_BYTES]).await?;
+        }
+        sim::until(1, "/v1/status", |_, body| purged_somewhere(body)).await?;
+        stage.reach(3);
+        stage.wait_for(BACK).await;
+        sim::until_ready(3).await?;
+        // From the restarted node's own rows.
+        for round in 0..100 {
+            let path = format!("/v1/kv/large-{round}?consistency=stale&forward=never");
+            sim::until(3, &path, |status, body| status == StatusCode::OK && body.len() == VALUE_BYTES).await?;
+        }
+        check_all("before", |_| 3).await?;
+        Ok(())
+    }
+    let seed = 11;
+    let mut world = World::new(seed);
+    world.add_cluster(seed, NODES, |config| config.storage.flush_log_bytes = 1 << 20);
+    world.sim.client("client", client(world.stage.clone()));
+    world.run_until(1);
+    world.crash(3);
+    world.stage.reach(DOWN);
+    world.run_until(3);
+    world.restart(3);
+    world.stage.reach(BACK);
+    world.finish();
+}
+
+fn purged_somewhere(status: &[u8]) -> bool {
+    let status: serde_json::Value = serde_json::from_slice(status).unwrap_or_default();
+    let replicas = status["replicas"].as_array().cloned().unwrap_or_default();
+    let index = |replica: &serde_json::Value| replica["purged_index"].as_u64().unwrap_or(0);
+    replicas.iter().filter(|replica| replica["shard"] != "0").all(|replica| index(replica) > 20)
+}
+
+/// A node cut off from the others refuses writes and linearizable reads with a true outcome, and answers stale reads.
+#[test]
+fn a_minority_refuses_and_says_so() {
+    const CUT: u32 = 2;
+    const HEALED: u32 = 4;
+    async fn client(stage: Arc<Stage>) -> turmoil::Result {
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+        }
+        put(2, "/v1/kv/k", "old").await?;
+        let local = |status: StatusCode, body: &[u8]| status == StatusCode::OK && body == b"old";
+        sim::until(1, "/v1/kv/k?consistency=stale", local).await?;
+        stage.reach(1);
+        stage.wait_for(CUT).await;
+        let deadline = Duration::from_millis(2500);
+        for (method, path) in [(Method::PUT, "/v1/kv/k?timeout=2s"), (Method::GET, "/v1/kv/k?timeout=2s")] {
+            let begun = ringraft::clock::now();
+            let (status, body) = sim::request(1, method.clone(), path, Bytes::from_static(b"lost")).await?;
+            let body = String::from_utf8_lossy(&body).into_owned();
+            assert!(matches!(status.as_u16(), 503 | 504), "{method}: {status} {body}");
+            let took = ringraft::clock::now().since(begun);
+            assert!(took <= deadline, "{method} took {took:?}");
+        }
+        let (status, body) = sim::request(1, Method::GET, "/v1/kv/k?consistency=stale", Bytes::new()).await?;
+        assert_eq!((status, body.as_ref()), (StatusCode::OK, b"old".as_slice()));
+        // The majority goes on.
+        let path = "/v1/kv/k";
+        while put(2, path, "new").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Never something old by lease either.
+        let (status, body) =
+            sim::request(1, Method::GET, "/v1/kv/k?consistency=lease&timeout=1s", Bytes::new()).await?;
+        assert!(matches!(status.as_u16(), 503 | 504), "{status} {}", String::from_utf8_lossy(&body));
+        stage.reach(3);
+        stage.wait_for(HEALED).await;
+        sim::until(1, path, |status, body| status == StatusCode::OK && body == b"new").await?;
+        Ok(())
+    }
+    for seed in 21..26 {
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        world.add_cluster(seed, NODES, |_| {});
+        world.sim.client("client", client(world.stage.clone()));
+        world.run_until(1);
+        for other in 2..=NODES {
+            world.sim.partition(sim::host(1), sim::host(other));
+        }
+        world.stage.reach(CUT);
+        world.run_until(3);
+        for other in 2..=NODES {
+            world.sim.repair(sim::host(1), sim::host(other));
+        }
+        world.stage.reach(HEALED);
+        world.finish();
     }
 }

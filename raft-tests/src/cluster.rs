@@ -1,0 +1,231 @@
+//! A cluster of real `ringraft` processes on this machine: started, killed and started again, one by one.
+//!
+//! Invariants: only processes that were started here are ended, all of them when the [`Cluster`] is dropped; one cluster
+//! runs at a time, so that tests do not take each other's processors. A test that panics gets the nodes' last log lines.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::http::Http;
+
+/// How long a cluster may take to be ready, on a machine that does other things too.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Lines of each log that a failed test prints.
+const LOG_LINES_SHOWN: usize = 60;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// What to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub nodes: usize,
+    pub replication_factor: u8,
+    pub shards: u32,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { nodes: 3, replication_factor: 3, shards: 4 }
+    }
+}
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    _directory: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+pub struct Node {
+    pub name: String,
+    pub http: Http,
+    directory: PathBuf,
+    child: Option<Child>,
+}
+
+impl Cluster {
+    /// Starts all nodes and waits until each is ready.
+    pub async fn start(plan: Plan) -> Self {
+        let turn = ONE_AT_A_TIME.lock().await;
+        let directory = TempDir::new().expect("a temporary directory");
+        let addresses = free_addresses(2 * plan.nodes);
+        let (https, peers) = addresses.split_at(plan.nodes);
+        let nodes = (0..plan.nodes).map(|place| {
+            let name = format!("n{}", place + 1);
+            let directory = directory.path().join(&name);
+            fs::create_dir(&directory).expect("a node's directory");
+            fs::write(directory.join("node.toml"), config(&plan, place, &directory, https, peers)).expect("a file");
+            Node { name, http: Http::new(&https[place]), directory, child: None }
+        });
+        let nodes = nodes.collect();
+        let mut cluster = Self { nodes, _directory: directory, _turn: turn };
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        cluster.wait_until_ready().await;
+        cluster
+    }
+
+    pub fn http(&self, place: usize) -> &Http {
+        &self.nodes[place].http
+    }
+
+    /// # Panics
+    /// When a running node is not ready in time.
+    pub async fn wait_until_ready(&mut self) {
+        for node in &mut self.nodes {
+            node.wait_until_ready().await;
+        }
+    }
+
+    /// Waits until every data shard is led by the node that is to lead it, after which leaders stay where they are.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub async fn wait_until_settled(&self) {
+        let settled = async {
+            loop {
+                let reply = self.http(0).get("/v1/admin/shards").try_send().await;
+                let shards = reply.map(|reply| reply.json()["shards"].clone()).unwrap_or_default();
+                let mut data =
+                    shards.as_array().into_iter().flatten().filter(|shard| shard["kind"] == "data").peekable();
+                if data.peek().is_some()
+                    && data.all(|shard| shard["leader"].is_string() && shard["leader"] == shard["preferred_leader"])
+                {
+                    return;
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        tokio::time::timeout(READY_TIMEOUT, settled).await.expect("leaders where they are wanted in time");
+    }
+
+    /// The place of the node that leads a key's shard, as soon as one does.
+    ///
+    /// # Panics
+    /// When none does in time.
+    pub async fn leader_of(&self, raw_key: &str) -> usize {
+        let asked = async {
+            loop {
+                for (place, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.child.is_some()) {
+                    let answer = node.http.get(format!("/v1/kv/{raw_key}?forward=never")).try_send().await;
+                    if answer.is_ok_and(|answer| matches!(answer.status, 200 | 404)) {
+                        return place;
+                    }
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        tokio::time::timeout(READY_TIMEOUT, asked).await.expect("a leader in time")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                eprintln!("--- {} ({})\n{}", node.name, node.http.address, node.log_tail());
+            }
+        }
+    }
+}
+
+impl Node {
+    /// # Panics
+    /// When it runs already, or cannot be started.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "{} runs", self.name);
+        let log = File::options().create(true).append(true).open(self.directory.join("log")).expect("a log file");
+        let child = Command::new(binary())
+            .arg("serve")
+            .arg("--config")
+            .arg(self.directory.join("node.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn();
+        self.child = Some(child.expect("the program starts"));
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.expect("a child can be killed");
+        }
+    }
+
+    /// # Panics
+    /// When it is not ready in time, or has ended.
+    pub async fn wait_until_ready(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        let http = self.http.clone();
+        let mut last = String::new();
+        let ready = async {
+            loop {
+                if let Ok(Some(status)) = child.try_wait() {
+                    panic!("{} ended: {status}", self.name);
+                }
+                match http.get("/readyz").try_send().await {
+                    Ok(reply) if reply.status == 200 => return,
+                    Ok(reply) => last = String::from_utf8_lossy(&reply.body).into_owned(),
+                    Err(error) => last = error,
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        if tokio::time::timeout(READY_TIMEOUT, ready).await.is_err() {
+            panic!("{} is not ready after {READY_TIMEOUT:?}: {last}", self.name);
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+}
+
+fn config(plan: &Plan, place: usize, directory: &Path, https: &[String], peers: &[String]) -> String {
+    let join: Vec<String> = peers.iter().map(|peer| format!("{peer:?}")).collect();
+    format!(
+        "data_dir = {data:?}\n\
+         [cluster]\nbootstrap = {bootstrap}\njoin = [{join}]\nreplication_factor = {factor}\nshards = {shards}\n\
+         [http]\nlisten = {http:?}\n\
+         [peer]\nlisten = {peer:?}\n\
+         [log]\nfilter = \"info,openraft=warn\"\n",
+        data = directory.join("data"),
+        bootstrap = place == 0,
+        join = join.join(", "),
+        factor = plan.replication_factor,
+        shards = plan.shards,
+        http = https[place],
+        peer = peers[place],
+    )
+}
+
+/// Addresses that were free a moment ago. All are held until the last is found, so that no two are the same.
+fn free_addresses(count: usize) -> Vec<String> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("a bound address").to_string()).collect()
+}
+
+/// The program under test: `RINGRAFT_BIN`, or the one built next to this test.
+fn binary() -> PathBuf {
+    if let Some(binary) = std::env::var_os("RINGRAFT_BIN") {
+        return binary.into();
+    }
+    let test = std::env::current_exe().expect("this program has a path");
+    // target/release/deps/main-… → target/release/ringraft
+    let binary = test.ancestors().nth(2).expect("tests lie two directories deep").join("ringraft");
+    assert!(binary.exists(), "{} is not there: run `cargo build --release` first", binary.display());
+    binary
+}
