@@ -2,11 +2,11 @@
 
 use super::*;
 
-type TableRow = (u16, &'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>);
+type Row = (u16, &'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>);
 
 /// The table of errors as it is documented, for the codes that this release answers with: status, code, and the outcome
 /// of a read, of a write before it was proposed, and of one after.
-const TABLE: &[TableRow] = &[
+const TABLE: &[Row] = &[
     (400, "bad-parameter", NOT, NOT, NOT),
     (400, "bad-key", NOT, NOT, NOT),
     (400, "bad-encoding", NOT, NOT, NOT),
