@@ -230,7 +230,7 @@ impl Default for LimitsConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info,openraft=warn".to_string() }
+        Self { format: LogFormat::Text, filter: "info,openraft=error".to_string() }
     }
 }
 
