@@ -130,6 +130,79 @@ fn a_cluster_grows_to_its_replication_factor_and_a_further_node_joins_empty() {
     world.finish();
 }
 
+/// A crash of any node at any step of the cluster's coming into being is resumed.
+#[test]
+fn a_crash_at_any_step_of_founding_and_joining_is_resumed() {
+    const CRASHES: u64 = 6;
+    /// The cluster forms within about this time when nothing fails.
+    const FORMING_MS: u64 = 3000;
+    async fn client(_: Arc<Stage>) -> turmoil::Result {
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+        }
+        put_all("formed").await?;
+        check_all("formed", |key| 1 + key as u64 % NODES).await?;
+        let (_, shards) = sim::request(1, Method::GET, "/v1/admin/shards", Bytes::new()).await?;
+        let shards: serde_json::Value = serde_json::from_slice(&shards)?;
+        let shards = shards["shards"].as_array().expect("a list of shards");
+        assert_eq!(shards.len(), 4, "three data shards and the meta group");
+        for shard in shards {
+            assert_eq!(shard["replicas"].as_array().map(Vec::len), Some(NODES as usize), "{shard}");
+        }
+        Ok(())
+    }
+    for seed in 100..130 {
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        world.add_cluster(seed, NODES, |_| {});
+        let mut draw = seed;
+        let mut next = move |below: u64| {
+            // A step of a linear congruential generator: the crashes follow from the seed alone.
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (draw >> 33) % below
+        };
+        for _ in 0..CRASHES {
+            world.run_for(Duration::from_millis(1 + next(FORMING_MS)));
+            let node = 1 + next(NODES);
+            world.crash(node);
+            world.run_for(Duration::from_millis(1 + next(500)));
+            world.restart(node);
+        }
+        world.sim.client("client", client(world.stage.clone()));
+        world.finish();
+    }
+}
+
+/// Five replicas go on serving with two nodes gone.
+#[test]
+fn five_replicas_survive_the_loss_of_two_nodes() {
+    const DOWN: u32 = 2;
+    async fn client(stage: Arc<Stage>) -> turmoil::Result {
+        for node in 1..=5 {
+            sim::until_ready(node).await?;
+        }
+        put_all("before").await?;
+        stage.reach(1);
+        stage.wait_for(DOWN).await;
+        check_all("before", |key| 1 + key as u64 % NODES).await?;
+        put_all("after").await?;
+        check_all("after", |key| 1 + key as u64 % NODES).await?;
+        Ok(())
+    }
+    let seed = 5;
+    let mut world = World::new(seed);
+    world.add_cluster(seed, 5, |config| {
+        config.cluster.replication_factor = 5;
+        config.cluster.join = (1..=5).map(|node| format!("{}:{}", sim::host(node), sim::PEER_PORT)).collect();
+    });
+    world.sim.client("client", client(world.stage.clone()));
+    world.run_until(1);
+    world.crash(4);
+    world.crash(5);
+    world.stage.reach(DOWN);
+    world.finish();
+}
+
 /// The logs that a crashed node needs are purged while it is down: it is filled by a snapshot.
 #[test]
 fn a_node_that_comes_back_after_the_log_was_purged_is_filled_by_a_snapshot() {
