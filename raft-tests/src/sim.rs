@@ -247,8 +247,12 @@ impl World {
 
 /// Runs a node until its host is crashed.
 pub async fn run_node(config: Config, disk: MemDisk) -> turmoil::Result {
-    let parts = NodeParts { config, disk: Arc::new(disk), net: Arc::new(SimNet) };
-    let node = Node::start(parts, CancellationToken::new()).await?;
+    let parts = NodeParts { config, disk: Arc::new(disk.clone()), net: Arc::new(SimNet) };
+    let node = match Node::start(parts, CancellationToken::new()).await {
+        // A process whose disk failed under it has ended; its host waits to be crashed.
+        Err(_) if disk.has_lost_power() => None,
+        started => started?,
+    };
     std::future::pending::<()>().await;
     drop(node);
     Ok(())

@@ -30,6 +30,22 @@ struct DiskState {
     set_aside: BTreeMap<String, Shared>,
     free_bytes: u64,
     rng: SmallRng,
+    /// Steps that still become durable before the power fails; none while no failure is due.
+    steps_left: Option<u64>,
+}
+
+impl DiskState {
+    /// Counts a step that becomes durable now.
+    fn step(&mut self, doing: &str) -> Result<(), Error> {
+        match &mut self.steps_left {
+            Some(0) => Err(Error::Io { doing: doing.to_string(), what: "the power is out".to_string() }),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 type Shared = Arc<Mutex<Store>>;
@@ -131,6 +147,7 @@ impl MemDisk {
             set_aside: BTreeMap::new(),
             free_bytes: FREE_BYTES,
             rng: SmallRng::seed_from_u64(seed),
+            steps_left: None,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -145,8 +162,20 @@ impl MemDisk {
         self.crash_keeping(Keep::Nothing);
     }
 
+    /// After so many more steps (synced writes, flushes, identities, directories) nothing becomes durable any more and every
+    /// further one fails, until a crash: the power fails exactly between two of them.
+    pub fn lose_power_after(&self, steps: u64) {
+        lock(&self.state).steps_left = Some(steps);
+    }
+
+    /// Whether [`MemDisk::lose_power_after`] has come true.
+    pub fn has_lost_power(&self) -> bool {
+        lock(&self.state).steps_left == Some(0)
+    }
+
     fn crash_keeping(&self, keep: Keep) {
         let state = &mut *lock(&self.state);
+        state.steps_left = None;
         for store in state.log.iter().chain(state.replicas.values()) {
             lock(store).crash(keep, &mut state.rng);
         }
@@ -202,7 +231,9 @@ impl Disk for MemDisk {
     }
 
     fn write_identity(&self, content: &[u8]) -> Result<(), Error> {
-        lock(&self.state).identity = Some(content.to_vec());
+        let mut state = lock(&self.state);
+        state.step("writing the identity")?;
+        state.identity = Some(content.to_vec());
         Ok(())
     }
 
@@ -214,6 +245,9 @@ impl Disk for MemDisk {
     fn open_replica(&self, directory: &str) -> Result<Arc<dyn Engine>, Error> {
         check_directory_name(directory)?;
         let mut state = lock(&self.state);
+        if !state.replicas.contains_key(directory) {
+            state.step("making a directory")?;
+        }
         let fresh = || Store::new(&format!("replicas/{directory}"), false);
         let store = state.replicas.entry(directory.to_string()).or_insert_with(fresh).clone();
         drop(state);
@@ -229,6 +263,9 @@ impl Disk for MemDisk {
         let mut state = lock(&self.state);
         if let Some(store) = state.replicas.get(directory) {
             refuse_open(store)?;
+        }
+        if state.replicas.contains_key(directory) {
+            state.step("removing a directory")?;
         }
         state.replicas.remove(directory);
         Ok(())
@@ -305,6 +342,9 @@ impl Engine for MemEngine {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error> {
         let mut disk = lock(&self.disk);
         let mut store = self.handle.writable("writing")?;
+        if store.is_log && durability == Durability::Synced {
+            disk.step("writing")?;
+        }
         if std::mem::take(&mut store.fail_next_write) {
             store.failed = true;
             // Nobody sees the batch, yet after a crash it may turn out to have been written.
@@ -332,7 +372,9 @@ impl Engine for MemEngine {
     }
 
     fn flush(&self) -> Result<(), Error> {
+        let mut disk = lock(&self.disk);
         let mut store = self.handle.writable("flushing")?;
+        disk.step("flushing")?;
         if std::mem::take(&mut store.fail_next_write) {
             store.failed = true;
             return Err(store.error("flushing", "failed as ordered"));

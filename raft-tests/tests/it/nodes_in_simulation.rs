@@ -173,6 +173,35 @@ fn a_crash_at_any_step_of_founding_and_joining_is_resumed() {
     }
 }
 
+/// The founder's power fails between any two of its first durable steps: identity, log, meta group, the catalog's first
+/// entry, the founding of the shards.
+#[test]
+fn a_founder_that_loses_power_between_any_two_durable_steps_founds_all_the_same() {
+    async fn client(_: Arc<Stage>) -> turmoil::Result {
+        sim::until_ready(1).await?;
+        put(1, "/v1/kv/k", "v").await?;
+        Ok(())
+    }
+    const STEPS: u64 = 40;
+    let mut losses = 0;
+    for steps in 0..STEPS {
+        println!("power lost after {steps} durable steps");
+        let mut world = World::new(steps);
+        world.add_cluster(steps, 1, |config| {
+            config.cluster.replication_factor = 1;
+            config.cluster.join.clear();
+        });
+        world.disks[0].lose_power_after(steps);
+        world.run_for(Duration::from_secs(3));
+        losses += u64::from(world.disks[0].has_lost_power());
+        world.crash(1);
+        world.restart(1);
+        world.sim.client("client", client(world.stage.clone()));
+        world.finish();
+    }
+    assert!(losses > STEPS / 2, "the power was lost only {losses} times: founding takes fewer steps than thought");
+}
+
 /// Five replicas go on serving with two nodes gone.
 #[test]
 fn five_replicas_survive_the_loss_of_two_nodes() {
