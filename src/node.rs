@@ -6,11 +6,11 @@ mod drain;
 mod enter;
 mod identity;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -67,16 +67,19 @@ pub struct NodeParts {
     pub net: Arc<dyn Net>,
 }
 
-/// Runs a node on the real disk and network until `stop`.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+/// Opens the data directory of a configuration.
+pub fn open_disk(config: &Config) -> Result<RocksDisk, Error> {
     let options = storage::rocks::StorageOptions {
         block_cache_bytes: config.storage.block_cache_bytes,
         write_buffer_bytes: config.storage.write_buffer_bytes,
         background_threads: config.storage.background_threads,
         open_files_max: config.storage.open_files_max,
     };
-    let root: PathBuf = config.data_dir.clone();
-    let disk = RocksDisk::open(&root, &options)?;
+    Ok(RocksDisk::open(&config.data_dir, &options)?)
+}
+
+/// Runs a node on the real disk and network until `stop`.
+pub async fn run(config: Config, disk: RocksDisk, stop: CancellationToken) -> Result<(), Error> {
     let node = Node::start(NodeParts { config, disk: Arc::new(disk), net: Arc::new(TcpNet) }, stop.clone()).await?;
     let Some(node) = node else { return Ok(()) };
     stop.cancelled().await;
@@ -90,8 +93,30 @@ pub struct Node {
     peers: Peers,
     draining: watch::Sender<bool>,
     background: CancellationToken,
-    serving: CancellationToken,
+    http: Server,
+    peer: Server,
     tasks: TaskTracker,
+}
+
+/// A listener's task and what ends it.
+struct Server {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(CancellationToken) -> F) -> Self {
+        let stop = CancellationToken::new();
+        Self { task: tokio::spawn(serve(stop.clone())), stop }
+    }
+
+    /// Stops accepting and waits for what is in flight; the server bounds that time itself.
+    async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            warn!(%error, "a listener did not end in order");
+        }
+    }
 }
 
 impl Node {
@@ -138,9 +163,9 @@ impl Node {
         }
         let peers = Peers::new(net.clone(), directory.clone(), directory.clone());
 
-        let (background, serving, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
         let service = peer_service(&config, &identity, directory.clone());
-        tasks.spawn(transport::serve(peer_listener, directory.clone(), service.clone(), serving.clone()));
+        let peer = Server::start(|stop| transport::serve(peer_listener, directory.clone(), service.clone(), stop));
 
         if let Some(cluster) = identity.cluster {
             enter::refuse_another_cluster(&config.cluster, cluster, &peers).await?;
@@ -166,8 +191,8 @@ impl Node {
         }
 
         let router = Router::new(host.clone(), directory.catalog());
-        service.begin(router.clone());
         let (draining, is_draining) = watch::channel(false);
+        service.begin(router.clone(), is_draining.clone());
         tasks.spawn(follow_own_catalog(host.meta_catalog(), directory.clone(), background.clone()));
         tasks.spawn(keep_catalog_copy(directory.catalog(), log, background.clone()));
         tasks.spawn(fetch_catalogs(newer_catalogs, peers.clone(), directory.clone(), background.clone()));
@@ -179,9 +204,9 @@ impl Node {
             tasks.spawn(async move { host.run_flusher(background).await });
         }
         let context = api::Context::new(router.clone(), cluster, &config.http, is_draining, started);
-        tasks.spawn(api::serve(http_listener, context, serving.clone()));
+        let http = Server::start(|stop| api::serve(http_listener, context, stop));
         info!(%cluster, %node, "serving");
-        Ok(Self { router, peers, draining, background, serving, tasks })
+        Ok(Self { router, peers, draining, background, http, peer, tasks })
     }
 
     pub fn router(&self) -> &Router {
@@ -194,7 +219,9 @@ impl Node {
         self.draining.send_replace(true);
         self.background.cancel();
         drain::hand_leaderships_over(&self.router).await;
-        self.serving.cancel();
+        // Clients first: what they still wait for may need the peers.
+        self.http.stop().await;
+        self.peer.stop().await;
         self.tasks.close();
         self.tasks.wait().await;
         let host = self.router.host();

@@ -239,6 +239,7 @@ impl Router {
             // Asked anew each time: a newer catalog may have come meanwhile.
             let shard = route().ok_or(Error::Starting)?;
             let Some(target) = self.target(shard, hint, options, &mut next_guess)? else {
+                hint = None;
                 self.pause(options, Error::NoLeader { shard }).await?;
                 continue;
             };
@@ -359,6 +360,10 @@ impl Router {
         let sent = self.host.peers().call(node, Lane::Data, method as u8, request.to_bytes(), left).await;
         match sent {
             Ok(reply) => match RemoteAnswer::<T>::from_bytes(reply.body) {
+                // It had a part of the time only.
+                Ok(RemoteAnswer::DeadlineExceeded) if is_read => {
+                    Attempt::Again { leader: None, error: Error::DeadlineExceeded { shard } }
+                }
                 Ok(answer) => answer.into_attempt(shard),
                 Err(error) => Attempt::Final(Error::Unknown { shard, why: format!("unreadable answer: {error}") }),
             },

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use tokio::sync::watch;
+
 use crate::catalog::{CatalogCommand, CatalogResponse, NodeProfile};
 use crate::clock::{self, Moment};
 use crate::machine::{Command, Response};
@@ -70,17 +72,24 @@ wire_struct!(ReplicaDigest { shard, replica, applied_index, hash });
 /// Answers peers. Made before the node knows its cluster; serves once [`PeerService::begin`] was called.
 pub struct PeerService {
     who: Box<dyn Fn() -> WhoIs + Send + Sync>,
-    router: OnceLock<Router>,
+    serving: OnceLock<Serving>,
+}
+
+#[derive(Clone)]
+struct Serving {
+    router: Router,
+    draining: watch::Receiver<bool>,
 }
 
 impl PeerService {
     pub fn new(who: impl Fn() -> WhoIs + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { who: Box::new(who), router: OnceLock::new() })
+        Arc::new(Self { who: Box::new(who), serving: OnceLock::new() })
     }
 
     /// From now on requests are served.
-    pub fn begin(&self, router: Router) {
-        assert!(self.router.set(router).is_ok(), "a node begins to serve once");
+    pub fn begin(&self, router: Router, draining: watch::Receiver<bool>) {
+        let first = self.serving.set(Serving { router, draining }).is_ok();
+        assert!(first, "a node begins to serve once");
     }
 }
 
@@ -93,8 +102,8 @@ impl Handler for PeerService {
             let who = (self.who)().to_bytes();
             return async move { Ok(who) }.boxed();
         }
-        match self.router.get() {
-            Some(router) => answer(router.clone(), method, call.body, call.deadline).boxed(),
+        match self.serving.get() {
+            Some(serving) => answer(serving.clone(), method, call.body, call.deadline).boxed(),
             None => refuse(status::NOT_SERVING, "this node is starting").boxed(),
         }
     }
@@ -112,7 +121,8 @@ fn malformed(error: WireError) -> Failure {
     failure(status::MALFORMED, error.to_string())
 }
 
-async fn answer(router: Router, method: Method, mut body: Bytes, deadline: Moment) -> Result<Bytes, Failure> {
+async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Moment) -> Result<Bytes, Failure> {
+    let Serving { router, draining } = serving;
     match method {
         Method::Append | Method::Vote | Method::PreVote | Method::TransferLeader | Method::SnapshotChunk => {
             let header = GroupHeader::decode(&mut body).map_err(malformed)?;
@@ -157,7 +167,8 @@ async fn answer(router: Router, method: Method, mut body: Bytes, deadline: Momen
         Method::Digest => digest(&router, ShardId::from_bytes(body).map_err(malformed)?).await,
         Method::ReadyToLead => {
             let replica = ReplicaId::from_bytes(body).map_err(malformed)?;
-            Ok(ready_to_lead(&router, replica).to_bytes())
+            // A node that is being stopped has just given its leaderships away.
+            Ok((!*draining.borrow() && ready_to_lead(&router, replica)).to_bytes())
         }
         Method::WhoIs => unreachable!("answered before the node serves"),
     }

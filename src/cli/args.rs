@@ -308,7 +308,7 @@ pub(super) struct DevArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_000))]
     pub(super) port: Option<u16>,
     /// Directory of the cluster. A later run with the same one finds its data.
-    #[arg(long, value_name = "DIR", default_value = "data/dev")]
+    #[arg(long, value_name = "DIR", default_value = "data")]
     pub(super) data: PathBuf,
     /// When a node that died is started again: never (the command that does it is printed), or after a time as 5s.
     #[arg(long, value_name = "never|TIME", default_value = "never", value_parser = restart_after)]

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::ServeArgs;
 use super::exit::Failure;
 use crate::config::{Config, environment};
+use crate::storage::rocks::RocksDisk;
 use crate::{node, telemetry};
 
 /// Longest wait for work that is left on blocking threads once the node has stopped.
@@ -27,12 +28,16 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|source| Failure::Io { what: "cannot start the runtime".to_string(), source })?;
-    let result = runtime.block_on(until_stopped(config, args.supervised));
+    let disk = node::open_disk(&config).map_err(|error| Failure::Run(error.to_string()))?;
+    let result = runtime.block_on(until_stopped(config, disk.clone(), args.supervised));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN_WAIT);
+    if !disk.wait_until_closed(RUNTIME_SHUTDOWN_WAIT) {
+        tracing::warn!("the stores are not closed in time; what was acknowledged is on disk");
+    }
     result
 }
 
-async fn until_stopped(config: Config, supervised: bool) -> Result<(), Failure> {
+async fn until_stopped(config: Config, disk: RocksDisk, supervised: bool) -> Result<(), Failure> {
     let no_signals = |source| Failure::Io { what: "cannot listen for signals".to_string(), source };
     let terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
@@ -45,7 +50,7 @@ async fn until_stopped(config: Config, supervised: bool) -> Result<(), Failure> 
         })?;
         tokio::spawn(stop_at_end_of(input, stop.clone()));
     }
-    node::run(config, stop).await.map_err(|error| {
+    node::run(config, disk, stop).await.map_err(|error| {
         // In the format that was asked for, where a collector looks for it.
         tracing::error!("the node stops: {error}");
         Failure::Logged

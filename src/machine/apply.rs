@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::command::{Action, Birth, Command, Response, Write};
+use super::command::{Action, Birth, Command, IDEMPOTENCY_KEY_BYTES_MAX, Response, Write};
 use super::dedup::{self, Verdict};
 use super::row::RowValue;
 use super::state::ShardState;
@@ -63,6 +63,10 @@ fn apply_write(txn: &mut Txn<'_>, state: &mut ShardState, write: &Write) -> Resu
     let Some(idempotency_key) = &write.idempotency_key else {
         return carry_out(txn, state, write);
     };
+    if idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        // The API refuses it; a peer that sends it all the same must not bring every replica down.
+        return Ok(Response::Misdirected);
+    }
     match dedup::look_up(txn, state, write, idempotency_key)? {
         Verdict::Answered(response) => Ok(response),
         Verdict::First => {

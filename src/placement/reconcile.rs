@@ -119,7 +119,12 @@ impl Reconciler {
         let Some(birth) = birth_command(catalog, shard.id) else {
             return Err("the catalog gives it no range".into());
         };
-        self.router.host().found(shard.id, replica, birth).await.map_err(|error| error.to_string())?;
+        // A shard that was born needs no second birth, only the catalog's notice: this node may no longer lead it.
+        let host = self.router.host();
+        let born = host.by_replica(replica).is_some_and(|group| group.replica().is_born());
+        if !born {
+            host.found(shard.id, replica, birth).await.map_err(|error| error.to_string())?;
+        }
         self.propose(CatalogCommand::ShardLive { shard: shard.id }).await;
         Ok(())
     }

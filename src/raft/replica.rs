@@ -330,7 +330,7 @@ impl Replica {
         if left.is_zero() {
             return Err(ReadError::DeadlineExceeded);
         }
-        let mode = if self.may_trust_lease() { mode } else { ReadMode::ReadIndex };
+        let mode = if self.may_trust_lease() && self.has_fresh_lease() { mode } else { ReadMode::ReadIndex };
         let option = match mode {
             ReadMode::Lease => LinearizerOption::new(Some(self.inner.timing.read_lease()), true),
             ReadMode::ReadIndex => LinearizerOption::from(ReadPolicy::ReadIndex),
@@ -350,6 +350,12 @@ impl Replica {
     /// No lease in a term in which a transfer was begun: the successor is elected past the followers' patience.
     fn may_trust_lease(&self) -> bool {
         self.inner.transfer_term.load(Ordering::Acquire) != self.inner.raft.metrics().borrow_watched().current_term
+    }
+
+    /// A quorum answered lately enough; if not, a read by lease would be a round of heartbeats all the same, and says so.
+    fn has_fresh_lease(&self) -> bool {
+        let lease = self.inner.timing.read_lease();
+        self.fresh_at().is_some_and(|acked| clock::now().since(acked) < lease)
     }
 
     pub async fn wait_applied(&self, index: u64, deadline: Moment) -> Result<(), ReadError> {
@@ -383,6 +389,16 @@ impl Replica {
 
     pub fn is_leader(&self) -> bool {
         self.inner.raft.metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// The shard's birth is applied here.
+    pub fn is_born(&self) -> bool {
+        self.inner.machine.state.lock().expect("no panic while the state is copied").range.is_some()
+    }
+
+    /// Its Raft has stopped for good: it serves nothing, whatever its last status says.
+    pub fn has_stopped(&self) -> bool {
+        self.inner.raft.metrics().borrow_watched().running_state.is_err()
     }
 
     pub fn leader(&self) -> Option<Member> {
@@ -456,8 +472,8 @@ impl Replica {
         self.change_members(ChangeMembers::AddNodes(nodes), seen, deadline).await
     }
 
-    /// Makes exactly these the voters (joint change, completed), provided the membership is still the one given. Other
-    /// members are dropped.
+    /// Makes exactly these the voters (joint change, completed), provided the membership is still the one given. Voters that
+    /// are not among them stay as learners.
     pub async fn set_voters(
         &self,
         voters: BTreeSet<ReplicaId>,

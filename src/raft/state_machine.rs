@@ -119,8 +119,9 @@ impl StateMachine {
         if self.in_suite {
             return Ok(());
         }
-        let expected = self.record.applied.map(|applied| applied.index() + 1);
-        if expected.is_none_or(|expected| expected == log_id.index()) && Some(log_id) > self.record.applied {
+        // The first entry of a log has index 0.
+        let expected = self.record.applied.map_or(0, |applied| applied.index() + 1);
+        if expected == log_id.index() && Some(log_id) > self.record.applied {
             return Ok(());
         }
         let what = format!("entry {log_id} cannot be applied after {:?}: entries are missing", self.record.applied);

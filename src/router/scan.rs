@@ -17,8 +17,9 @@ use crate::types::ShardId;
 
 /// Shards asked at the same time for one page.
 const SHARDS_AT_ONCE: usize = 32;
-/// Keys and values that one shard gives for a page, in bytes.
-const SHARD_BYTES_MAX: u32 = 2 << 20;
+/// Keys and values gathered for one page over all shards, in bytes; each shard gives its part, and a row at least.
+const PAGE_BYTES_GATHERED_MAX: usize = 16 << 20;
+const SHARD_BYTES_MAX: usize = 2 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
@@ -80,7 +81,7 @@ impl Router {
             before: request.before.clone(),
             // One more than the page, so that "no next page" is known without another round.
             rows_max: request.rows_max.saturating_add(1),
-            bytes_max: SHARD_BYTES_MAX,
+            bytes_max: shard_bytes_max(shards.len()),
             keys_only: request.keys_only,
         };
         let asked: Vec<_> = shards
@@ -101,12 +102,15 @@ impl Router {
         let mut next_guess = 0;
         let mut hint = None;
         let mut redirects = 0;
+        // A local replica that is still being filled cannot: then any other is asked.
+        let mut local_may_answer = consistency == Consistency::Stale;
         loop {
-            let target = match (consistency, self.host().group(shard)) {
-                (Consistency::Stale, Some(group)) => Some(Target::Local(group)),
-                _ => self.target(shard, hint, options, &mut next_guess)?,
+            let target = match self.host().group(shard).filter(|_| local_may_answer) {
+                Some(group) => Some(Target::Local(group)),
+                None => self.target(shard, hint, options, &mut next_guess)?,
             };
             let Some(target) = target else {
+                hint = None;
                 self.pause(options, Error::NoLeader { shard }).await?;
                 continue;
             };
@@ -119,6 +123,7 @@ impl Router {
                     hint = Some(leader);
                 }
                 Attempt::Again { error, .. } => {
+                    local_may_answer = false;
                     redirects = 0;
                     hint = None;
                     self.forget_leader(shard, node);
@@ -148,6 +153,11 @@ impl Router {
             }
         }
     }
+}
+
+fn shard_bytes_max(shards: usize) -> u32 {
+    let part = (PAGE_BYTES_GATHERED_MAX / shards.max(1)).min(SHARD_BYTES_MAX);
+    u32::try_from(part).expect("a part of 16 MiB fits 32 bits")
 }
 
 fn merge(answers: Vec<(ScanAnswer, Consistency)>, rows_max: u32) -> Page {

@@ -29,6 +29,8 @@ use crate::types::{META_SHARD, NodeId, ReplicaId, ShardId, StoreId};
 const OPENED_AT_ONCE: usize = 4;
 /// How often the flusher looks at the budget.
 const FLUSH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two compactions of a log that is over its budget.
+const LOG_COMPACTION_PAUSE: Duration = Duration::from_secs(60);
 /// How long a founder may take to become leader of a group of one and to write its birth.
 const FOUNDING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -253,10 +255,11 @@ impl Host {
         &self.inner.parts.disk
     }
 
-    /// The running replica of a shard: the newest, should an outdated one still be here.
+    /// The running replica of a shard: the newest, should an outdated one still be here. One whose Raft has stopped is none.
     pub fn group(&self, shard: ShardId) -> Option<Group> {
         let groups = self.inner.groups.read().expect("no panic while groups are looked up");
-        groups.by_replica.values().rev().find(|group| group.shard() == shard).cloned()
+        let running = |group: &&Group| group.shard() == shard && !group.replica().has_stopped();
+        groups.by_replica.values().rev().find(running).cloned()
     }
 
     pub fn by_replica(&self, replica: ReplicaId) -> Option<Group> {
@@ -284,12 +287,18 @@ impl Host {
 
     /// Flushes replicas as memory and logs grow, until cancelled.
     pub async fn run_flusher(&self, stop: CancellationToken) {
+        let mut compact_again_at = clock::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(FLUSH_CHECK_INTERVAL) => {}
             }
             let log_is_full = self.inner.parts.log.disk_bytes() > self.inner.parts.flush.log_bytes;
+            if log_is_full && clock::now() >= compact_again_at {
+                // Purged entries still take space until RocksDB is told to give it back.
+                self.inner.parts.log.compact();
+                compact_again_at = clock::now().after(LOG_COMPACTION_PAUSE);
+            }
             for group in self.groups_to_flush(log_is_full) {
                 if stop.is_cancelled() {
                     return;

@@ -73,6 +73,10 @@ pub fn entry(replica: ReplicaId, index: u64) -> Bytes {
     keyed(LOG_ENTRY, replica, &index.to_be_bytes())
 }
 
+pub fn all_entries() -> KeyRange {
+    KeyRange::prefix(&[LOG_ENTRY])
+}
+
 /// Entries from `from` up to and without `before`; to the end of the replica's log when `None`.
 pub fn entry_range(replica: ReplicaId, from: u64, before: Option<u64>) -> KeyRange {
     let before = match before {

@@ -19,7 +19,7 @@ use crate::types::{ReplicaId, StoreId};
 
 /// Entries of the tail that are kept for each replica however tight memory is: followers a few entries behind are served
 /// without reading the disk.
-const TAIL_ENTRIES_MIN: usize = 64;
+const TAIL_ENTRIES_MIN: usize = 4;
 
 /// The log store of a node. Cheap to clone.
 #[derive(Clone)]
@@ -75,6 +75,11 @@ impl LogStore {
             changes.push(Change::DeleteRange(range.from, before));
         }
         self.shared.writer.write_synced(changes).await
+    }
+
+    /// Gives back the space of purged entries, in the background.
+    pub fn compact(&self) {
+        self.shared.engine.compact(&keys::all_entries());
     }
 
     /// Bytes of all logs on disk, roughly.

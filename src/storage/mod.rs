@@ -139,8 +139,7 @@ pub trait Disk: Send + Sync + 'static {
     fn set_aside(&self, directory: &str) -> Result<(), Error>;
     /// Whether blocking work gets threads of its own. In simulation everything runs on the caller's task.
     fn uses_threads(&self) -> bool;
-    /// Runs work on a thread of its own, which is waited for when the disk is closed: the work ends once all who feed it
-    /// are gone. Only where [`Disk::uses_threads`].
+    /// Runs work on a thread of its own. Only where [`Disk::uses_threads`].
     fn spawn_thread(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> Result<(), Error>;
     /// Free bytes on the file system.
     fn free_bytes(&self) -> Result<u64, Error>;

@@ -19,8 +19,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock, statvfs};
 
@@ -38,25 +38,6 @@ const SET_ASIDE_DIRECTORY: &str = "set-aside";
 #[derive(Clone)]
 pub struct RocksDisk {
     root: Arc<Root>,
-    threads: Arc<Threads>,
-}
-
-/// Threads that work for the disk's owner. Waited for when the last handle of the disk goes: a RocksDB that is still open
-/// when the process ends brings it down.
-#[derive(Default)]
-struct Threads {
-    handles: Mutex<Vec<JoinHandle<()>>>,
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        let handles = std::mem::take(self.handles.get_mut().unwrap_or_else(PoisonError::into_inner));
-        for handle in handles {
-            if handle.join().is_err() {
-                tracing::error!("a thread of the disk has panicked");
-            }
-        }
-    }
 }
 
 /// What all engines of a data directory hold on to.
@@ -66,6 +47,8 @@ struct Root {
     path: PathBuf,
     shared: Shared,
     open: Mutex<BTreeSet<String>>,
+    /// Told whenever a name leaves `open`.
+    closed: Condvar,
     compactor: Compactor,
     _lock: File,
 }
@@ -79,6 +62,7 @@ struct OpenMark {
 impl Drop for OpenMark {
     fn drop(&mut self) {
         self.root.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        self.root.closed.notify_all();
     }
 }
 
@@ -96,8 +80,16 @@ impl RocksDisk {
         }
         let shared = Shared::new(options)?;
         let compactor = Compactor::start()?;
-        let root = Root { path: root, shared, open: Mutex::default(), compactor, _lock: lock };
-        Ok(Self { root: Arc::new(root), threads: Arc::default() })
+        let root = Root { path: root, shared, open: Mutex::default(), closed: Condvar::new(), compactor, _lock: lock };
+        Ok(Self { root: Arc::new(root) })
+    }
+
+    /// Waits until every engine and view is gone, for at most `time`; says whether they are. A RocksDB that is still open when
+    /// the process ends brings it down.
+    pub fn wait_until_closed(&self, time: Duration) -> bool {
+        let open = self.root.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.root.closed.wait_timeout_while(open, time, |open| !open.is_empty());
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn open_engine(&self, name: String, kind: Kind) -> Result<Arc<RocksEngine>, Error> {
@@ -217,10 +209,7 @@ impl Disk for RocksDisk {
 
     fn spawn_thread(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> Result<(), Error> {
         let spawned = std::thread::Builder::new().name(name.to_string()).spawn(work);
-        let handle =
-            spawned.map_err(|error| Error::Io { doing: format!("starting {name}"), what: error.to_string() })?;
-        self.threads.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
-        Ok(())
+        spawned.map(drop).map_err(|error| Error::Io { doing: format!("starting {name}"), what: error.to_string() })
     }
 
     fn free_bytes(&self) -> Result<u64, Error> {

@@ -88,7 +88,7 @@ fn times_have_a_unit_and_limits() {
     let Command::Dev(dev) = parse(&["dev", "--restart-after", "5s"]).unwrap().command else { panic!() };
     assert_eq!(dev.restart_after, RestartAfter::After(Duration::from_secs(5)));
     let Command::Dev(dev) = parse(&["dev"]).unwrap().command else { panic!() };
-    assert_eq!((dev.restart_after, dev.nodes, dev.data), (RestartAfter::Never, None, PathBuf::from("data/dev")));
+    assert_eq!((dev.restart_after, dev.nodes, dev.data), (RestartAfter::Never, None, PathBuf::from("data")));
 }
 
 #[test]
