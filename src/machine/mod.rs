@@ -15,3 +15,8 @@ pub mod txn;
 pub use apply::apply;
 pub use command::{Action, Birth, Command, Match, Precondition, Response, Write};
 pub use state::ShardState;
+
+#[cfg(test)]
+mod query_tests;
+#[cfg(test)]
+mod tests;

@@ -86,7 +86,8 @@ pub fn scan(view: &dyn View, shard: ShardId, request: &ScanRequest) -> Result<Re
         if !range.contains(token_of(&key)) {
             continue;
         }
-        if answer.rows.len() as u64 >= u64::from(request.rows_max) || bytes >= request.bytes_max as usize {
+        let is_full = !answer.rows.is_empty() && bytes >= request.bytes_max as usize;
+        if is_full || answer.rows.len() as u64 >= u64::from(request.rows_max) {
             answer.more = true;
             break;
         }

@@ -174,3 +174,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         Ok(self.log.purge(log_id.index(), log_id.to_bytes()).await?)
     }
 }
+
+#[cfg(test)]
+#[path = "log_store_tests.rs"]
+mod tests;

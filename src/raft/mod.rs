@@ -25,6 +25,8 @@ pub mod state_machine;
 
 #[cfg(test)]
 mod suite_test;
+#[cfg(test)]
+mod testing;
 
 use crate::machine::{Command, Response};
 use crate::types::{NodeId, ReplicaId};

@@ -530,6 +530,7 @@ impl Replica {
     /// Flushes the rows and lets the log be purged up to what is flushed; of that the newest entries are kept for followers a
     /// little behind, unless `purge_all`.
     pub async fn flush(&self, purge_all: bool) -> Result<(), Error> {
+        const REPORT_PATIENCE: Duration = Duration::from_secs(1);
         let machine = self.inner.machine.clone();
         let disk = machine.store.disk().clone();
         let flushed = off_runtime(disk.as_ref(), move || machine.flush()).await?;
@@ -543,6 +544,11 @@ impl Replica {
             done = trigger.snapshot().await;
         }
         if done.is_ok() && (purge_all || reported >= Some(flushed)) {
+            // The report is made on another task, and a purge reaches no further than what was reported before it.
+            let wait = self.inner.raft.wait(Some(REPORT_PATIENCE));
+            let is_reported = |snapshot: Option<LogId>| snapshot.map(|log_id| log_id.index()) >= Some(flushed);
+            // When it comes too late, less is purged now; the next flush makes up for it.
+            let _ = wait.metrics(|metrics| is_reported(metrics.snapshot), "what is flushed is reported").await;
             done = trigger.purge_log(flushed).await;
         }
         done.map_err(|error| Error::Io { doing: "purging the log".into(), what: error.to_string() })
@@ -563,3 +569,7 @@ impl Replica {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;

@@ -196,3 +196,7 @@ pub fn digest(view: &dyn View, shard: ShardId) -> Result<(Option<u64>, u64), Err
     let applied = applied_record(view)?.applied.map(|log_id| log_id.index());
     Ok((applied, tally.hash.digest()))
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

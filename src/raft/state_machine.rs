@@ -58,12 +58,16 @@ impl StateMachine {
     /// # Errors
     /// When the store is damaged, or holds records of a later format.
     pub fn open(store: ReplicaStore, log: LogStore) -> Result<(Self, Arc<MachineShared>), Error> {
+        // What an engine holds right after it was opened came from its files, unless it was closed and opened again without
+        // a flush: only what is flushed may be reported as a snapshot.
+        if store.engine().unflushed_bytes() > 0 {
+            store.engine().flush()?;
+        }
         let loaded = Loaded::from_view(store.view().as_ref(), &store)?;
         let shared = Arc::new(MachineShared {
             applied: watch::Sender::new(loaded.record.applied.map(|log_id| log_id.index())),
             catalog: watch::Sender::new(loaded.catalog.clone().map(Arc::new)),
             state: Mutex::new(loaded.state.clone()),
-            // What a data engine holds right after it was opened came from its files.
             flushed: Mutex::new(loaded.record.clone()),
             store,
             log,
@@ -325,3 +329,7 @@ impl RaftSnapshotBuilder<TypeConfig> for FlushedSnapshot {
         Ok(Snapshot { meta: meta_of(record), snapshot })
     }
 }
+
+#[cfg(test)]
+#[path = "state_machine_tests.rs"]
+mod tests;

@@ -256,7 +256,14 @@ impl GroupLog {
     pub async fn purge(&self, index: u64, marker: Bytes) -> Result<(), Error> {
         let mut value = index.to_be_bytes().to_vec();
         value.extend_from_slice(&marker);
-        self.lock().purge(&self.group.shared, index, marker);
+        {
+            let mut state = self.lock();
+            // A marker never goes back: what it says is gone is gone.
+            if state.purged.as_ref().is_some_and(|(purged, _)| *purged >= index) {
+                return Ok(());
+            }
+            state.purge(&self.group.shared, index, marker);
+        }
         let range = keys::entry_range(self.replica, 0, Some(index + 1));
         let before = range.before.expect("given above");
         let changes = vec![
@@ -288,67 +295,58 @@ impl GroupLog {
     /// Entries from `start` up to and without `end`, at most about `bytes_max` bytes but at least one. Contiguous. Begins
     /// later than `start` only where the head was purged, ends earlier only at the last entry or the byte limit.
     pub fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, Error> {
-        let (mut found, from_engine) = {
+        loop {
+            if let Some(found) = self.try_read(start, end, bytes_max)? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// One attempt; none when the log changed meanwhile so that what was read may not be one log.
+    fn try_read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Option<Vec<(u64, Bytes)>>, Error> {
+        let (start, engine_end, end, cuts) = {
             let state = self.lock();
             let start = start.max(state.tail.first);
             let end = end.min(state.tail.last.map_or(0, |last| last + 1));
             if start >= end {
-                return Ok(Vec::new());
+                return Ok(Some(Vec::new()));
             }
             let first_in_memory = state.tail.first_in_memory();
             if start >= first_in_memory {
-                return Ok(take_bytes(state.tail.range(start, end), bytes_max));
+                return Ok(Some(take_bytes(state.tail.range(start, end), bytes_max)));
             }
-            (Vec::new(), (start, end.min(first_in_memory), end))
+            (start, end.min(first_in_memory), end, state.tail.cuts)
         };
-        let (start, engine_end, end) = from_engine;
-        let mut bytes = 0;
+        let (mut found, mut bytes, mut is_full) = (Vec::new(), 0, false);
         let view = self.group.shared.engine.view();
         for row in view.scan(&keys::entry_range(self.replica, start, Some(engine_end))) {
             let (key, entry) = row?;
-            let index = entry_index(&key)?;
             if bytes >= bytes_max && !found.is_empty() {
-                return self.checked(start, found);
+                is_full = true;
+                break;
             }
             bytes += entry.len();
-            found.push((index, entry));
+            found.push((entry_index(&key)?, entry));
         }
-        if bytes < bytes_max && engine_end < end {
-            let state = self.lock();
-            // What was in memory may have been trimmed since; then the caller simply asks again.
-            if state.tail.first_in_memory() <= engine_end {
-                found.extend(take_bytes(state.tail.range(engine_end, end), bytes_max - bytes));
-            }
+        let state = self.lock();
+        let tail = &state.tail;
+        // The end was cut off meanwhile: the view may hold what was replaced, memory what replaced it.
+        if tail.cuts != cuts {
+            return Ok(None);
         }
-        self.checked(start, found)
-    }
-
-    /// Holds what was read to the invariant: no hole, and a late start only where a purge came between.
-    fn checked(&self, start: u64, mut found: Vec<(u64, Bytes)>) -> Result<Vec<(u64, Bytes)>, Error> {
-        let (first, last) = {
-            let state = self.lock();
-            (state.tail.first, state.tail.last)
-        };
-        // A truncation that came between took the end away; what it removed must not be handed out.
-        found.retain(|(index, _)| *index >= first && Some(*index) <= last);
-        let expected = start.max(first);
-        for (position, (index, _)) in found.iter().enumerate() {
-            if *index != expected + position as u64 {
-                return Err(Error::Corrupt {
-                    what: format!(
-                        "log of replica {}: entry {} is missing (found {index})",
-                        self.replica,
-                        expected + position as u64
-                    ),
-                });
-            }
+        found.retain(|(index, _)| *index >= tail.first);
+        let first = start.max(tail.first);
+        let next = first + found.len() as u64;
+        let missing = (first..next).zip(&found).find(|(expected, (index, _))| expected != index);
+        let missing = missing.map(|(expected, _)| expected).or((!is_full && next < engine_end).then_some(next));
+        if let Some(index) = missing {
+            return Err(Error::Corrupt { what: format!("log of replica {}: entry {index} is missing", self.replica) });
         }
-        if found.is_empty() && last.is_some_and(|last| expected <= last) && first <= start {
-            return Err(Error::Corrupt {
-                what: format!("log of replica {}: entry {expected} is missing", self.replica),
-            });
+        // What was in memory may have been trimmed since; then the caller simply asks again.
+        if !is_full && (found.is_empty() || bytes < bytes_max) && tail.first_in_memory() <= next {
+            found.extend(take_bytes(tail.range(next, end), bytes_max.saturating_sub(bytes)));
         }
-        Ok(found)
+        Ok((!found.is_empty()).then_some(found))
     }
 
     fn lock(&self) -> MutexGuard<'_, GroupState> {
@@ -473,3 +471,10 @@ fn split_marker(value: &Bytes) -> Result<(u64, Bytes), Error> {
     let index = index.ok_or_else(|| Error::Corrupt { what: "purge marker is too short".into() })?;
     Ok((index, value.slice(8..)))
 }
+
+#[cfg(test)]
+#[path = "log_store_crash_tests.rs"]
+mod crash_tests;
+#[cfg(test)]
+#[path = "log_store_tests.rs"]
+mod tests;

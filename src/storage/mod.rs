@@ -25,6 +25,8 @@ mod wal;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+pub(crate) mod spy;
 
 /// One change of a batch. Changes take effect in order: a put after a range delete over its key stays.
 #[derive(Clone, Debug, PartialEq, Eq)]

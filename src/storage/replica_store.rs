@@ -146,3 +146,7 @@ fn decode_identity(mut value: Bytes) -> Result<ReplicaIdentity, WireError> {
     take_format(&mut value, "replica identity", FORMAT)?;
     ReplicaIdentity::from_bytes(value)
 }
+
+#[cfg(test)]
+#[path = "replica_store_tests.rs"]
+mod tests;
