@@ -12,7 +12,7 @@ DEV_ARGS ?=
 DEV_PORTS := $(if $(findstring --port,$(DEV_ARGS))$(findstring --nodes,$(DEV_ARGS)),,7401 7402 7403 7501 7502 7503)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test lint fmt check-fast clean-data
+.PHONY: help dev build test lint fmt check-fast clean-data shows build-shows show-fresh-debian
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,27 @@ check-fast: ## formatting, clippy and the unit tests: the loop while writing cod
 	cargo fmt --all --check
 	cargo lint
 	cargo unit --lib
+
+# Arguments for one show, for example `make show-failover SHOW_ARGS='--short --seed 7'`.
+SHOW_ARGS ?=
+SHOWS := real-input kill-each majority-down rolling-stop failover idle steady
+
+build-shows:
+	@scripts/setup
+	cargo build --release --locked --workspace --bins
+
+shows: build-shows ## show at full length what the README promises: figures of each statement; an hour and more
+	@failed=; for show in $(SHOWS); do \
+	  "$$CARGO_TARGET_DIR/release/raft-tests" show $$show || failed="$$failed $$show"; echo; \
+	done; \
+	scripts/shows/fresh-debian || { [ $$? -eq 77 ] && echo "fresh-debian: skipped"; } || failed="$$failed fresh-debian"; \
+	if [ -n "$$failed" ]; then echo "false:$$failed"; exit 1; fi
+
+show-fresh-debian:
+	@scripts/shows/fresh-debian $(SHOW_ARGS)
+
+show-%: build-shows
+	@"$$CARGO_TARGET_DIR/release/raft-tests" show $* $(SHOW_ARGS)
 
 clean-data: ## delete the data of the local cluster (./data); refused while one of its nodes runs
 	@scripts/clean-data data

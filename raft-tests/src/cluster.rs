@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -15,11 +15,14 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::http::Http;
 
-/// How long a cluster may take to be ready, on a machine that does other things too.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a cluster may take to be ready, with hundreds of shards on a machine that does other things too.
+const READY_TIMEOUT: Duration = Duration::from_secs(240);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of each log that a failed test prints.
 const LOG_LINES_SHOWN: usize = 60;
+
+/// When it is set, the nodes' directories are left behind.
+const KEEP_VARIABLE: &str = "KEEP_NODES";
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
@@ -46,7 +49,10 @@ pub struct Cluster {
 pub struct Node {
     pub name: String,
     pub http: Http,
-    directory: PathBuf,
+    /// Where other nodes reach it.
+    pub peer: String,
+    /// With its configuration, its log and its data.
+    pub directory: PathBuf,
     child: Option<Child>,
 }
 
@@ -54,7 +60,11 @@ impl Cluster {
     /// Starts all nodes and waits until each is ready.
     pub async fn start(plan: Plan) -> Self {
         let turn = ONE_AT_A_TIME.lock().await;
-        let directory = TempDir::new().expect("a temporary directory");
+        let mut directory = TempDir::new().expect("a temporary directory");
+        if std::env::var_os(KEEP_VARIABLE).is_some() {
+            directory.disable_cleanup(true);
+            eprintln!("the nodes' data and logs stay in {}", directory.path().display());
+        }
         let addresses = free_addresses(2 * plan.nodes);
         let (https, peers) = addresses.split_at(plan.nodes);
         let nodes = (0..plan.nodes).map(|place| {
@@ -62,7 +72,7 @@ impl Cluster {
             let directory = directory.path().join(&name);
             fs::create_dir(&directory).expect("a node's directory");
             fs::write(directory.join("node.toml"), config(&plan, place, &directory, https, peers)).expect("a file");
-            Node { name, http: Http::new(&https[place]), directory, child: None }
+            Node { name, http: Http::new(&https[place]), peer: peers[place].clone(), directory, child: None }
         });
         let nodes = nodes.collect();
         let mut cluster = Self { nodes, _directory: directory, _turn: turn };
@@ -143,7 +153,12 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs", self.name);
         let log = File::options().create(true).append(true).open(self.directory.join("log")).expect("a log file");
-        let child = Command::new(binary())
+        let mut command = Command::new(binary());
+        // The nodes are told everything by their file: what this program's user has set is not for them.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RINGRAFT_")) {
+            command.env_remove(name);
+        }
+        let child = command
             .arg("serve")
             .arg("--config")
             .arg(self.directory.join("node.toml"))
@@ -155,11 +170,27 @@ impl Node {
         self.child = Some(child.expect("the program starts"));
     }
 
+    /// The process, while it was started and not killed since.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// SIGKILL, and gone when this returns.
     pub async fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().await.expect("a child can be killed");
         }
+    }
+
+    /// How the process ended by itself. None when it still runs after `limit`.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub async fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let child = self.child.as_mut().expect("a node that runs");
+        let status = tokio::time::timeout(limit, child.wait()).await.ok()?.expect("a child can be waited for");
+        self.child = None;
+        Some(status)
     }
 
     /// # Panics
@@ -218,14 +249,13 @@ fn free_addresses(count: usize) -> Vec<String> {
     listeners.iter().map(|listener| listener.local_addr().expect("a bound address").to_string()).collect()
 }
 
-/// The program under test: `RINGRAFT_BIN`, or the one built next to this test.
+/// The program under test: `RINGRAFT_BIN`, or the one built next to this test or program.
 fn binary() -> PathBuf {
     if let Some(binary) = std::env::var_os("RINGRAFT_BIN") {
         return binary.into();
     }
     let test = std::env::current_exe().expect("this program has a path");
-    // target/release/deps/main-… → target/release/ringraft
-    let binary = test.ancestors().nth(2).expect("tests lie two directories deep").join("ringraft");
-    assert!(binary.exists(), "{} is not there: run `cargo build --release` first", binary.display());
-    binary
+    // From target/release/deps/main-… or target/release/raft-tests to target/release/ringraft.
+    let beside = test.ancestors().skip(1).take(2).map(|directory| directory.join("ringraft"));
+    beside.into_iter().find(|binary| binary.is_file()).expect("no ringraft program: run `cargo build --release` first")
 }

@@ -1,6 +1,11 @@
-//! Whole-system tests of Ringraft: [`cluster`] and [`http`] drive real processes over real sockets, [`sim`] runs whole nodes
-//! in one process under simulated time, network and disks.
+//! Whole-system tests of Ringraft: [`sim`] runs whole nodes in one process under simulated time, network and disks;
+//! [`cluster`] runs real processes over real sockets, asked as any client would ask; [`show`] holds the programs behind
+//! `raft-tests show`, each of which shows one statement about such a cluster to be true.
 
+pub mod client;
 pub mod cluster;
+pub mod fleet;
 pub mod http;
+pub mod show;
 pub mod sim;
+pub mod traffic;

@@ -4,11 +4,12 @@
 //! Nothing here waits with a limit of its own: whoever dials or accepts puts a deadline around it.
 
 use std::io;
+use std::net::SocketAddr;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A stream of bytes in both directions.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -39,6 +40,10 @@ pub trait Listener: Send + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpNet;
 
+/// Connections that the system takes for us before they are accepted. With a short one, many that come at the same moment
+/// wait a second for their next attempt.
+const BACKLOG: u32 = 4096;
+
 impl Net for TcpNet {
     #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     fn dial<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<BoxedIo>> {
@@ -50,14 +55,27 @@ impl Net for TcpNet {
         .boxed()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         async move {
-            let listener = TcpListener::bind(address).await?;
-            Ok(Box::new(Tcp(listener)) as Box<dyn Listener>)
+            let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for address in tokio::net::lookup_host(address).await? {
+                match bind(address) {
+                    Ok(listener) => return Ok(Box::new(Tcp(listener)) as Box<dyn Listener>),
+                    Err(error) => failed = error,
+                }
+            }
+            Err(failed)
         }
         .boxed()
     }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restarted node takes its port again while connections of the one before are still going down.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 struct Tcp(TcpListener);

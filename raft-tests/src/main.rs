@@ -1,0 +1,40 @@
+//! `raft-tests show NAME`: one statement about a cluster of real processes, shown to be true with its figures, or false
+//! with exit code 1.
+
+use std::process::ExitCode;
+
+use raft_tests::show;
+
+const USAGE: &str = "\
+usage: raft-tests list
+       raft-tests show NAME [--short] [--seed NUMBER] [--rounds NUMBER] [--minutes NUMBER] [--tree DIRECTORY]...
+
+The program under test is RINGRAFT_BIN, or the `ringraft` beside this program. With KEEP_NODES=1 the nodes' data and
+logs are left behind.";
+
+/// As for every program: wrong arguments are not a failure of what is tested.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["list"] => {
+            for show in show::ALL {
+                println!("{:<14} {}", show.name, show.statement);
+            }
+            ExitCode::SUCCESS
+        }
+        ["show", name, rest @ ..] => match (show::find(name), show::Options::parse(rest)) {
+            (Some(show), Ok(options)) => show::run(show, &options),
+            (None, _) => usage(&format!("no show is named {name}; `raft-tests list` lists them")),
+            (_, Err(why)) => usage(&why),
+        },
+        _ => usage("a command is missing"),
+    }
+}
+
+fn usage(why: &str) -> ExitCode {
+    eprintln!("raft-tests: {why}\n{USAGE}");
+    ExitCode::from(EXIT_USAGE)
+}
