@@ -1,5 +1,5 @@
 //! The cluster's metadata: nodes, shards, replicas, and the ids that were given out. It is the replicated state of the
-//! meta shard, so [`apply`] is deterministic and reads nothing but the catalog and the command. Pure.
+//! meta shard, so [`apply()`] is deterministic and reads nothing but the catalog and the command. Pure.
 //!
 //! Before the first command there is no catalog, hence `Option<Catalog>`; [`CatalogCommand::Found`] makes it, once.
 //! `machine` applies; `router` and `placement` read copies, which may be old and say so by their version.
@@ -71,7 +71,7 @@ impl Catalog {
     /// Which shard each token belongs to. None before the data shards exist.
     ///
     /// # Panics
-    /// When the ranges do not cover the ring exactly once, which neither [`apply`] nor decoding lets happen.
+    /// When the ranges do not cover the ring exactly once, which neither [`apply()`] nor decoding lets happen.
     #[must_use]
     pub fn ring(&self) -> Option<Ring<ShardId>> {
         let entries = self.ring_entries();
