@@ -29,6 +29,11 @@ impl Moment {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// None before the clock's own origin.
+    pub fn before(self, duration: Duration) -> Option<Self> {
+        self.0.checked_sub(duration).map(Self)
+    }
+
     /// Time since the clock's own origin (boot, or the start of the simulation).
     pub fn since_origin(self) -> Duration {
         self.0

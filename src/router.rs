@@ -23,7 +23,7 @@ use crate::machine::row::RowValue;
 use crate::machine::{Command, Response, Write};
 use crate::method::Method;
 use crate::ring::{Ring, token_of};
-use crate::shard::{self, Consistency, Host, ReplicaReport, Staleness};
+use crate::shard::{self, Consistency, Host, ReplicaReport};
 use crate::transport::{CallError, Lane};
 use crate::types::{META_SHARD, NodeId, Outcome, ShardId};
 use crate::wire::Wire;
@@ -58,8 +58,8 @@ pub struct Read {
     pub row: Option<RowValue>,
     /// What was really served.
     pub consistency: Consistency,
-    /// Only of a stale answer.
-    pub staleness: Staleness,
+    /// Only of a stale answer: it holds every write acknowledged before this moment. None when that is unknown.
+    pub fresh_at: Option<Moment>,
     pub shard: ShardId,
     pub served_by: NodeId,
 }
@@ -421,15 +421,16 @@ impl Routed for ReadKey {
             Target::Local(group) => {
                 let served_by = router.host.node();
                 let answer = group.read(key, consistency, deadline).await.map(|answer| {
-                    let staleness = if answer.served == Consistency::Stale { group.staleness() } else { None };
-                    Read { row: answer.row, consistency: answer.served, staleness, shard, served_by }
+                    let shard::ReadAnswer { row, served, fresh_at } = answer;
+                    Read { row, consistency: served, fresh_at, shard, served_by }
                 });
                 local(shard, answer)
             }
             Target::Node(node) => {
                 let request = ReadRequest { shard, key, consistency };
+                let asked = clock::now();
                 let answer = router.call::<RemoteRead>(node, Method::Read, shard, &request, deadline).await;
-                answer.map(|remote| remote.into_read(shard, node))
+                answer.map(|remote| remote.into_read(asked, shard, node))
             }
         }
     }

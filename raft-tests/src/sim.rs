@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ringraft::clock;
 use ringraft::config::Config;
@@ -100,6 +100,15 @@ pub fn config(number: u64, nodes: u64, shards: u32) -> Config {
 /// # Errors
 /// When there was no answer within ten simulated seconds.
 pub async fn request(node: u64, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), String> {
+    let response = call(node, method, path, body).await?;
+    Ok((response.status(), response.into_body()))
+}
+
+/// Like [`request`], with the answer's headers.
+///
+/// # Errors
+/// See [`request`].
+pub async fn call(node: u64, method: Method, path: &str, body: Bytes) -> Result<Response<Bytes>, String> {
     const TIMEOUT: Duration = Duration::from_secs(10);
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let asked = async {
@@ -110,9 +119,9 @@ pub async fn request(node: u64, method: Method, path: &str, body: Bytes) -> Resu
         let request = Request::builder().method(method).uri(path).header("host", "ringraft");
         let request = request.body(Full::new(body)).map_err(|error| text(&error))?;
         let response = sender.send_request(request).await.map_err(|error| text(&error))?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| text(&error))?.to_bytes();
-        Ok((status, body))
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map_err(|error| text(&error))?.to_bytes();
+        Ok(Response::from_parts(head, body))
     };
     tokio::time::timeout(TIMEOUT, asked).await.map_err(|error| text(&error))?
 }

@@ -19,7 +19,7 @@ use super::{Answer, Call, Response, body, empty, json_response, scan};
 use crate::machine::row::RowValue;
 use crate::machine::{self, Action, Match, Write};
 use crate::router::{Read, Written};
-use crate::shard::{Consistency, Staleness};
+use crate::shard::{Consistency, Staleness, staleness};
 use crate::types::{KEY_BYTES_MAX, NodeId, Revision, ShardId};
 
 /// When a full table of idempotency keys is worth another try: its oldest entries go after ten minutes.
@@ -109,7 +109,9 @@ pub(super) fn read_headers(served: Consistency, staleness: Staleness, served_by:
     headers.insert("kv-consistency", HeaderValue::from_static(consistency_name(served)));
     headers.insert("kv-served-by", HeaderValue::from(served_by.0));
     if served == Consistency::Stale {
-        let age = staleness.map(|age| HeaderValue::from(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+        // Rounded up: an answer is never older than it says.
+        let in_ms = |age: Duration| u64::try_from(age.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        let age = staleness.map(|age| HeaderValue::from(in_ms(age)));
         headers.insert("kv-staleness-ms", age.unwrap_or(HeaderValue::from_static("unknown")));
     }
     // A cache between may keep an answer, but has to ask before it gives it again.
@@ -122,8 +124,8 @@ async fn get(call: &Call<'_>, key: Bytes) -> Answer {
     let precondition = headers::precondition(call.headers)?;
     let read = call.router().read(key.clone(), consistency, call.options()?).await;
     let read = read.map_err(|error| Problem::from_router(error, call, false))?;
-    let Read { row, consistency, staleness, shard, served_by } = read;
-    let mut about = read_headers(consistency, staleness, served_by);
+    let Read { row, consistency, fresh_at, shard, served_by } = read;
+    let mut about = read_headers(consistency, staleness(fresh_at), served_by);
     // Of a key that is not there RFC 9110 §13.2.1 has the 404 before any precondition.
     let Some(row) = row else { return Err(Problem::key_not_found(shard).with_headers(about)) };
     let current = Some(row.revision);

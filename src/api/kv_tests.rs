@@ -46,6 +46,11 @@ fn only_a_stale_read_has_an_age() {
     assert_eq!((&fresh["kv-consistency"], &fresh["kv-served-by"]), (&"lease".parse().unwrap(), &"3".parse().unwrap()));
     assert!(!fresh.contains_key("kv-staleness-ms"));
     assert_eq!(headers(Consistency::Stale, Some(Duration::from_millis(7)))["kv-staleness-ms"], "7");
+    assert_eq!(
+        headers(Consistency::Stale, Some(Duration::from_micros(7001)))["kv-staleness-ms"],
+        "8",
+        "never too young"
+    );
     assert_eq!(headers(Consistency::Stale, None)["kv-staleness-ms"], "unknown");
 }
 

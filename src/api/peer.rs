@@ -17,7 +17,7 @@ use crate::method::Method;
 use crate::raft::network::GroupHeader;
 use crate::raft::snapshot;
 use crate::router::{ReadRequest, RemoteAnswer, RemoteRead, RemoteScan, Router, ScanShardRequest, WriteRequest};
-use crate::shard::Consistency;
+
 use crate::storage::off_runtime;
 use crate::transport::{Failure, Handler, Incoming};
 use crate::types::{ClusterId, META_SHARD, NodeId, ReplicaId, ShardId, StoreId};
@@ -140,18 +140,14 @@ async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Mom
         Method::Read => {
             let ReadRequest { shard, key, consistency } = Wire::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(shard) else { return Ok(not_here::<RemoteRead>()) };
-            let answer = group.read(key, consistency, deadline).await.map(|answer| {
-                let age = if answer.served == Consistency::Stale { group.staleness() } else { None };
-                RemoteRead::new(answer, age)
-            });
-            Ok(RemoteAnswer::from_result(answer).to_bytes())
+            let answer = group.read(key, consistency, deadline).await;
+            Ok(RemoteAnswer::from_result(answer.map(RemoteRead::new)).to_bytes())
         }
         Method::Scan => {
             let ScanShardRequest { shard, scan, consistency } = Wire::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(shard) else { return Ok(not_here::<RemoteScan>()) };
             let answer = group.scan(scan, consistency, deadline).await;
-            let answer = answer.map(|(answer, consistency)| RemoteScan { answer, consistency });
-            Ok(RemoteAnswer::from_result(answer).to_bytes())
+            Ok(RemoteAnswer::from_result(answer.map(RemoteScan::new)).to_bytes())
         }
         Method::ProposeCatalog => {
             let command: CatalogCommand = Wire::from_bytes(body).map_err(malformed)?;

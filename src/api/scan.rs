@@ -13,10 +13,11 @@ use super::headers::DEFAULT_TYPE;
 use super::kv::{consistency, consistency_name, read_headers, refuse_when_draining};
 use super::routes::Query;
 use super::{Answer, Call, json_response};
+use crate::clock;
 use crate::machine::query::ScannedRow;
 use crate::ring::Token;
 use crate::router::{Page, PageRequest};
-use crate::shard::Consistency;
+use crate::shard::{Consistency, staleness};
 use crate::types::KEY_BYTES_MAX;
 use crate::wire::{Wire, take_format};
 
@@ -51,16 +52,16 @@ pub(super) async fn page(call: &Call<'_>) -> Answer {
     };
     refuse_when_draining(call)?;
     let page = if bounds.end.as_ref().is_some_and(|end| from >= *end) {
-        // Nothing lies between the bounds, so there is nobody to be asked.
-        Page { rows: Vec::new(), next: None, consistency, shards: 0 }
+        // Nothing lies between the bounds, so there is nobody to be asked, and nothing that could be old.
+        Page { rows: Vec::new(), next: None, consistency, fresh_at: Some(clock::now()), shards: 0 }
     } else {
         let (before, prefix) = (bounds.end.clone(), bounds.prefix.clone());
         let request = PageRequest { from, before, prefix, rows_max, keys_only, consistency };
         let page = call.router().scan(request, call.options()?).await;
         page.map_err(|error| Problem::from_router(error, call, false))?
     };
-    // A page is merged here, whoever served its shards; the age of the oldest of them is not known.
-    let about = read_headers(page.consistency, None, call.router().host().node());
+    // A page is merged here, whoever served its shards.
+    let about = read_headers(page.consistency, staleness(page.fresh_at), call.router().host().node());
     let mut response = json_response(StatusCode::OK, &body(page, &bounds));
     response.headers_mut().extend(about);
     Ok(response)

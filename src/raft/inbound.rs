@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use tokio::sync::Mutex;
 
 use super::TypeConfig;
+use super::freshness::{Append, AppendAnswer};
 use super::network::{GroupHeader, SnapshotAnswer, TransferAnswer};
 use super::replica::Replica;
 use super::snapshot::{Chunk, Receiver, SnapshotData};
@@ -47,13 +48,12 @@ impl Replica {
         }
         match method {
             Method::Append => {
-                let request = AppendEntriesRequest::<TypeConfig>::from_bytes(body)?;
+                let Append { request, vouch } = Append::from_bytes(body)?;
                 let commit = request.leader_commit.map(|log_id| log_id.index());
                 let answer = self.raft().append_entries(request).await.map_err(stopped)?;
-                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-                    self.note_leader_heard(commit);
-                }
-                Ok(answer.to_bytes())
+                // True whatever the answer is: it speaks of what was committed, not of who leads now.
+                self.freshness().heard(vouch, commit, self.applied_index());
+                Ok(AppendAnswer { answer, stamp: self.freshness().stamp() }.to_bytes())
             }
             Method::Vote => {
                 self.refuse_in_hold_off()?;

@@ -14,6 +14,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod freshness;
 pub mod inbound;
 pub mod log_store;
 pub mod network;

@@ -17,6 +17,7 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 
+use super::freshness::{Append, AppendAnswer, Freshness};
 use super::snapshot::{Chunk, Sender, SnapshotData};
 use super::{LeaderId, Place, TypeConfig, Vote};
 use crate::clock;
@@ -54,6 +55,7 @@ pub struct Network {
     pub disk: Arc<dyn Disk>,
     pub shard: ShardId,
     pub replica: ReplicaId,
+    pub freshness: Freshness,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -75,7 +77,14 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 impl Network {
     fn client(&self, target: ReplicaId, place: &Place, lane: Lane) -> Client {
         let header = GroupHeader { shard: self.shard, from: self.replica, to: target };
-        Client { peers: self.peers.clone(), disk: self.disk.clone(), header, node: place.node, lane }
+        Client {
+            peers: self.peers.clone(),
+            disk: self.disk.clone(),
+            freshness: self.freshness.clone(),
+            header,
+            node: place.node,
+            lane,
+        }
     }
 }
 
@@ -83,6 +92,7 @@ impl Network {
 pub struct Client {
     peers: Peers,
     disk: Arc<dyn Disk>,
+    freshness: Freshness,
     header: GroupHeader,
     node: NodeId,
     lane: Lane,
@@ -120,7 +130,12 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.call(self.lane, Method::Append, &request, option.hard_ttl(), RPCTypes::AppendEntries).await
+        let vouch = self.freshness.vouch(self.header.to, request.leader_commit.map(|log_id| log_id.index()));
+        let append = Append { request, vouch };
+        let AppendAnswer { answer, stamp } =
+            self.call(self.lane, Method::Append, &append, option.hard_ttl(), RPCTypes::AppendEntries).await?;
+        self.freshness.answered(self.header.to, stamp);
+        Ok(answer)
     }
 
     async fn vote(

@@ -12,9 +12,10 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::raft::{Precondition, ReadPolicy};
-use openraft::{ChangeMembers, Raft, ServerState};
+use openraft::{ChangeMembers, Raft, RaftMetrics, ServerState};
 
 use super::config::Timing;
+use super::freshness::{Freshness, Proof};
 use super::inbound::SnapshotSlot;
 use super::log_store::RaftLog;
 use super::network::Network;
@@ -127,7 +128,7 @@ struct Inner {
     held_off_until: Option<Moment>,
     slot: SnapshotSlot,
     shard_clock: Mutex<ShardClock>,
-    freshness: Mutex<Freshness>,
+    freshness: Freshness,
     /// The term in which this replica last began to hand its leadership over: no lease is trusted in it.
     transfer_term: AtomicU64,
 }
@@ -138,37 +139,6 @@ struct ShardClock {
     term: u64,
     base_ms: u64,
     since: Moment,
-}
-
-/// What a follower knows of its own age.
-#[derive(Default)]
-struct Freshness {
-    /// Everything that was committed at this moment is applied.
-    complete: Option<Moment>,
-    /// Will be `complete` once this index is applied.
-    pending: Option<(u64, Moment)>,
-}
-
-impl Freshness {
-    fn heard(&mut self, commit: Option<u64>, applied: Option<u64>) {
-        self.settled(applied);
-        match commit {
-            Some(commit) if applied < Some(commit) => {
-                self.pending.get_or_insert((commit, clock::now()));
-            }
-            _ => self.complete = Some(clock::now()),
-        }
-    }
-
-    fn settled(&mut self, applied: Option<u64>) -> Option<Moment> {
-        if let Some((index, moment)) = self.pending
-            && applied >= Some(index)
-        {
-            self.complete = self.complete.max(Some(moment));
-            self.pending = None;
-        }
-        self.complete
-    }
 }
 
 pub struct StartReplica {
@@ -193,11 +163,14 @@ impl Replica {
         let has_vote = group_log.read_vote()?.is_some();
         let (machine, shared) = StateMachine::open(store, log)?;
         let held_off_until = has_vote.then(|| clock::now().after(timing.hold_off()));
-        let network = Network { peers, disk, shard, replica: id };
+        let freshness = Freshness::at_start();
+        let network = Network { peers, disk, shard, replica: id, freshness: freshness.clone() };
         let config = timing.openraft(shard, has_vote);
         let raft = Raft::new(id, config, network, RaftLog::new(group_log), machine)
             .await
             .map_err(|error| Error::Corrupt { what: format!("replica {id} of shard {shard}: {error}") })?;
+        let metrics = raft.metrics();
+        freshness.prove_by(Box::new(move || proof_for_others(&metrics.borrow_watched())));
         let inner = Inner {
             id,
             node,
@@ -208,7 +181,7 @@ impl Replica {
             held_off_until,
             slot: SnapshotSlot::default(),
             shard_clock: Mutex::new(ShardClock { term: 0, base_ms: 0, since: clock::now() }),
-            freshness: Mutex::new(Freshness::default()),
+            freshness,
             transfer_term: AtomicU64::new(0),
         };
         let replica = Self { inner: Arc::new(inner) };
@@ -355,7 +328,7 @@ impl Replica {
     /// A quorum answered lately enough; if not, a read by lease would be a round of heartbeats all the same, and says so.
     fn has_fresh_lease(&self) -> bool {
         let lease = self.inner.timing.read_lease();
-        self.fresh_at().is_some_and(|acked| clock::now().since(acked) < lease)
+        self.last_quorum_ack().is_some_and(|acked| clock::now().since(acked) < lease)
     }
 
     pub async fn wait_applied(&self, index: u64, deadline: Moment) -> Result<(), ReadError> {
@@ -368,23 +341,27 @@ impl Replica {
         }
     }
 
-    pub(super) fn note_leader_heard(&self, commit: Option<u64>) {
-        let applied = *self.inner.machine.applied.borrow();
-        self.inner.freshness.lock().expect("no panic while moments are copied").heard(commit, applied);
+    pub(super) fn freshness(&self) -> &Freshness {
+        &self.inner.freshness
     }
 
-    /// The moment up to which this replica's rows are known to be complete: a leader's last answer from a quorum, a
-    /// follower's last message from a leader whose commit index it has applied. None when neither was since its start.
+    pub(super) fn applied_index(&self) -> Option<u64> {
+        *self.inner.machine.applied.borrow()
+    }
+
+    /// The moment up to which a view taken afterwards is known to be complete: it holds every write that was acknowledged
+    /// before, by whatever leader (see [`super::freshness`]). None when nothing has been proven since the start.
     pub fn fresh_at(&self) -> Option<Moment> {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        if metrics.state == ServerState::Leader {
-            let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-            let acked = metrics.last_quorum_acked.as_ref().map(|acked| acked.moment());
-            return if alone { Some(clock::now()) } else { acked };
-        }
-        let applied = *self.inner.machine.applied.borrow();
-        self.inner.freshness.lock().expect("no panic while moments are copied").settled(applied)
+        let own = {
+            let metrics = self.inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            known_commit(&metrics).zip(quorum_ack(&metrics)).map(|(commit, confirmed)| Proof { commit, confirmed })
+        };
+        self.inner.freshness.fresh_at(own, self.applied_index())
+    }
+
+    fn last_quorum_ack(&self) -> Option<Moment> {
+        quorum_ack(&self.inner.raft.metrics().borrow_watched())
     }
 
     pub fn is_leader(&self) -> bool {
@@ -568,6 +545,33 @@ impl Replica {
             tracing::warn!(shard = %self.inner.shard, "the replica did not stop in time");
         }
     }
+}
+
+/// When a message was sent that a quorum has answered; now, where this replica is the only voter.
+fn quorum_ack(metrics: &RaftMetrics<TypeConfig>) -> Option<Moment> {
+    if metrics.state != ServerState::Leader {
+        return None;
+    }
+    if metrics.membership_config.membership().voter_ids().count() == 1 {
+        return Some(clock::now());
+    }
+    metrics.last_quorum_acked.as_ref().map(|acked| acked.moment())
+}
+
+/// A leader's commit index. None before an entry of its own term is committed: it may not know of all that earlier leaders
+/// committed.
+fn known_commit(metrics: &RaftMetrics<TypeConfig>) -> Option<u64> {
+    let commit = metrics.local_committed.max(metrics.cluster_committed)?;
+    let knows_all = metrics.state == ServerState::Leader && commit.committed_leader_id().term == metrics.current_term;
+    knows_all.then(|| commit.index())
+}
+
+/// Commit index and moment are of one picture of the Raft, taken some time ago: so the moment cannot be now, not even where
+/// this replica is the only voter.
+fn proof_for_others(metrics: &RaftMetrics<TypeConfig>) -> Option<Proof> {
+    let commit = known_commit(metrics)?;
+    let acked = metrics.last_quorum_acked.as_ref()?;
+    Some(Proof { commit, confirmed: acked.moment() })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::vote::RaftLeaderId;
 
+use super::super::freshness::Append;
 use super::super::inbound::Refused;
 use super::super::network::GroupHeader;
 use super::super::testing::{SHARD, STORE, TAIL_BYTES, birth, identity, put};
@@ -136,13 +137,9 @@ async fn a_restarted_voter_grants_nothing_until_every_lease_it_may_have_granted_
         assert!(matches!(answer, Err(Refused::HeldOff)), "{answer:?}");
     }
     // What a leader sends is taken all the same.
-    let heartbeat = AppendEntriesRequest::<TypeConfig> {
-        vote: vote_of(1, true),
-        prev_log_id: None,
-        leader_commit: None,
-        entries: Vec::new(),
-    };
-    ask(&replica, Method::Append, &heartbeat).await.unwrap();
+    let request =
+        AppendEntriesRequest { vote: vote_of(1, true), prev_log_id: None, leader_commit: None, entries: Vec::new() };
+    ask(&replica, Method::Append, &Append { request, vouch: None }).await.unwrap();
     let deadline = soon();
     while votes_asked(&replica).await.iter().any(Result::is_err) {
         assert!(clock::now() < deadline);
@@ -221,4 +218,17 @@ async fn a_request_for_another_replica_or_shard_is_refused() {
     }
     replica.handle(right, Method::Vote, request).await.unwrap();
     replica.shutdown().await;
+}
+
+#[test]
+fn a_leader_proves_nothing_before_an_entry_of_its_own_term_is_committed() {
+    let committed = |term, index| Some(LogId::new(LeaderId::new(term, REPLICA).to_committed(), index));
+    let mut metrics = RaftMetrics::<TypeConfig>::new_initial(REPLICA);
+    (metrics.state, metrics.current_term) = (ServerState::Leader, 5);
+    (metrics.local_committed, metrics.cluster_committed) = (committed(4, 7), committed(4, 8));
+    assert_eq!(known_commit(&metrics), None, "an earlier leader may have committed more than 8");
+    metrics.local_committed = committed(5, 9);
+    assert_eq!(known_commit(&metrics), Some(9));
+    metrics.state = ServerState::Follower;
+    assert_eq!(known_commit(&metrics), None);
 }

@@ -1,13 +1,16 @@
 //! What routers of two nodes say to each other. The answer carries the outcome in so many words; nothing is read into
 //! a closed connection but "unknown".
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{Attempt, Error, Read};
+use crate::clock::Moment;
 use crate::machine::Write;
 use crate::machine::query::{ScanAnswer, ScanRequest};
 use crate::machine::row::RowValue;
-use crate::shard::{self, Consistency, Staleness};
+use crate::shard::{self, Consistency, ScannedPart};
 use crate::types::{NodeId, Revision, ShardId};
 use crate::wire::{Wire, WireError};
 use crate::wire_struct;
@@ -39,7 +42,7 @@ wire_struct!(ScanShardRequest { shard, scan, consistency });
 pub struct RemoteRead {
     pub row: Option<RemoteRow>,
     pub consistency: Consistency,
-    /// Milliseconds, only of a stale answer.
+    /// Milliseconds, rounded up, when the answer was sent; only of a stale one.
     pub staleness_ms: Option<u64>,
 }
 wire_struct!(RemoteRead { row, consistency, staleness_ms });
@@ -53,29 +56,48 @@ pub struct RemoteRow {
 wire_struct!(RemoteRow { revision, content_type, value });
 
 impl RemoteRead {
-    pub fn new(answer: shard::ReadAnswer, staleness: Staleness) -> Self {
+    pub fn new(answer: shard::ReadAnswer) -> Self {
         let row =
             answer.row.map(|RowValue { revision, content_type, value }| RemoteRow { revision, content_type, value });
-        let staleness_ms = staleness
-            .filter(|_| answer.served == Consistency::Stale)
-            .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        Self { row, consistency: answer.served, staleness_ms }
+        Self { row, consistency: answer.served, staleness_ms: staleness_ms(answer.fresh_at) }
     }
 
-    pub(super) fn into_read(self, shard: ShardId, served_by: NodeId) -> Read {
+    pub(super) fn into_read(self, asked: Moment, shard: ShardId, served_by: NodeId) -> Read {
         let row =
             self.row.map(|RemoteRow { revision, content_type, value }| RowValue { revision, content_type, value });
-        let staleness = self.staleness_ms.map(std::time::Duration::from_millis);
-        Read { row, consistency: self.consistency, staleness, shard, served_by }
+        Read { row, consistency: self.consistency, fresh_at: fresh_at(self.staleness_ms, asked), shard, served_by }
     }
+}
+
+fn staleness_ms(fresh_at: Option<Moment>) -> Option<u64> {
+    shard::staleness(fresh_at).map(|age| u64::try_from(age.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+}
+
+/// The same moment on this node's clock, or an earlier one: the answer was not sent before it was asked for.
+fn fresh_at(staleness_ms: Option<u64>, asked: Moment) -> Option<Moment> {
+    asked.before(Duration::from_millis(staleness_ms?))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteScan {
     pub answer: ScanAnswer,
     pub consistency: Consistency,
+    /// As in [`RemoteRead`].
+    pub staleness_ms: Option<u64>,
 }
-wire_struct!(RemoteScan { answer, consistency });
+wire_struct!(RemoteScan { answer, consistency, staleness_ms });
+
+impl RemoteScan {
+    pub fn new(part: ScannedPart) -> Self {
+        let ScannedPart { answer, served, fresh_at } = part;
+        Self { answer, consistency: served, staleness_ms: staleness_ms(fresh_at) }
+    }
+
+    pub(super) fn into_part(self, asked: Moment) -> ScannedPart {
+        let fresh_at = fresh_at(self.staleness_ms, asked);
+        ScannedPart { answer: self.answer, served: self.consistency, fresh_at }
+    }
+}
 
 /// A peer's answer to a routed request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::{Attempt, Error, Options, REDIRECTS_MAX, RemoteScan, Router, ScanShardRequest, Target, local};
-use crate::clock;
-use crate::machine::query::{ScanAnswer, ScanRequest, ScannedRow};
+use crate::clock::{self, Moment};
+use crate::machine::query::{ScanRequest, ScannedRow};
 use crate::method::Method;
 use crate::ring::{Ring, TokenRange, hash_tag};
-use crate::shard::Consistency;
+use crate::shard::{Consistency, ScannedPart};
 use crate::types::ShardId;
 
 /// Shards asked at the same time for one page.
@@ -40,6 +40,8 @@ pub struct Page {
     pub next: Option<Bytes>,
     /// The weakest that any shard served.
     pub consistency: Consistency,
+    /// Of a stale page: it holds every write acknowledged before this moment. None when that is unknown of any shard.
+    pub fresh_at: Option<Moment>,
     pub shards: usize,
 }
 
@@ -58,8 +60,8 @@ impl Router {
                 .collect();
             let answers = self.scan_shards(&shards, &request, options).await?;
             let covers = match one_shard {
-                Some(_) => shards.iter().zip(&answers).all(|((range, _), (answer, _))| *range == answer.range),
-                None => Ring::new(answers.iter().map(|(answer, _)| (answer.range, ())).collect()).is_ok(),
+                Some(_) => shards.iter().zip(&answers).all(|((range, _), part)| *range == part.answer.range),
+                None => Ring::new(answers.iter().map(|part| (part.answer.range, ())).collect()).is_ok(),
             };
             if covers {
                 return Ok(merge(answers, request.rows_max));
@@ -75,7 +77,7 @@ impl Router {
         shards: &[(TokenRange, ShardId)],
         request: &PageRequest,
         options: Options,
-    ) -> Result<Vec<(ScanAnswer, Consistency)>, Error> {
+    ) -> Result<Vec<ScannedPart>, Error> {
         let scan = ScanRequest {
             from: request.from.clone(),
             before: request.before.clone(),
@@ -98,7 +100,7 @@ impl Router {
         scan: ScanRequest,
         consistency: Consistency,
         options: Options,
-    ) -> Result<(ScanAnswer, Consistency), Error> {
+    ) -> Result<ScannedPart, Error> {
         let mut next_guess = 0;
         let mut hint = None;
         let mut redirects = 0;
@@ -143,13 +145,14 @@ impl Router {
         scan: ScanRequest,
         consistency: Consistency,
         options: Options,
-    ) -> Attempt<(ScanAnswer, Consistency)> {
+    ) -> Attempt<ScannedPart> {
         match target {
             Target::Local(group) => local(shard, group.scan(scan, consistency, options.deadline).await),
             Target::Node(node) => {
                 let request = ScanShardRequest { shard, scan, consistency };
+                let asked = clock::now();
                 let answer = self.call::<RemoteScan>(node, Method::Scan, shard, &request, options.deadline).await;
-                answer.map(|remote| (remote.answer, remote.consistency))
+                answer.map(|remote| remote.into_part(asked))
             }
         }
     }
@@ -160,21 +163,24 @@ fn shard_bytes_max(shards: usize) -> u32 {
     u32::try_from(part).expect("a part of 16 MiB fits 32 bits")
 }
 
-fn merge(answers: Vec<(ScanAnswer, Consistency)>, rows_max: u32) -> Page {
+fn merge(parts: Vec<ScannedPart>, rows_max: u32) -> Page {
     let weakest = |page: Consistency, shard: Consistency| match (page, shard) {
         (Consistency::Stale, _) | (_, Consistency::Stale) => Consistency::Stale,
         (Consistency::Lease, _) | (_, Consistency::Lease) => Consistency::Lease,
         _ => Consistency::Linearizable,
     };
-    let consistency = answers.iter().map(|(_, served)| *served).fold(Consistency::Linearizable, weakest);
-    let shards = answers.len();
-    let complete_to: Option<Bytes> = answers
+    let consistency = parts.iter().map(|part| part.served).fold(Consistency::Linearizable, weakest);
+    let shards = parts.len();
+    // Only stale parts are old; one of unknown age makes the whole unknown, because `None` is the smallest.
+    let fresh_at =
+        parts.iter().filter(|part| part.served == Consistency::Stale).map(|part| part.fresh_at).min().flatten();
+    let complete_to: Option<Bytes> = parts
         .iter()
-        .filter(|(answer, _)| answer.more)
-        .filter_map(|(answer, _)| answer.rows.last().map(|row| row.key.clone()))
+        .filter(|part| part.answer.more)
+        .filter_map(|part| part.answer.rows.last().map(|row| row.key.clone()))
         .min();
     let stopped_early = complete_to.is_some();
-    let mut rows: Vec<ScannedRow> = answers.into_iter().flat_map(|(answer, _)| answer.rows).collect();
+    let mut rows: Vec<ScannedRow> = parts.into_iter().flat_map(|part| part.answer.rows).collect();
     rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
     if let Some(complete_to) = complete_to {
         rows.retain(|row| row.key <= complete_to);
@@ -182,7 +188,7 @@ fn merge(answers: Vec<(ScanAnswer, Consistency)>, rows_max: u32) -> Page {
     let cut = rows.len() > rows_max as usize;
     rows.truncate(rows_max as usize);
     let next = if cut || stopped_early { rows.last().map(|row| successor(&row.key)) } else { None };
-    Page { rows, next, consistency, shards }
+    Page { rows, next, consistency, fresh_at, shards }
 }
 
 /// The smallest key after `key`.
@@ -196,9 +202,10 @@ fn successor(key: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::query::ScanAnswer;
     use crate::types::{Epoch, Revision};
 
-    fn answer(keys: &[&str], more: bool) -> (ScanAnswer, Consistency) {
+    fn answer(keys: &[&str], more: bool) -> ScannedPart {
         let rows = keys.iter().map(|key| ScannedRow {
             key: Bytes::copy_from_slice(key.as_bytes()),
             revision: Revision(1),
@@ -207,7 +214,7 @@ mod tests {
             value: None,
         });
         let answer = ScanAnswer { range: TokenRange::full(), epoch: Epoch(1), rows: rows.collect(), more };
-        (answer, Consistency::Linearizable)
+        ScannedPart { answer, served: Consistency::Linearizable, fresh_at: None }
     }
 
     fn keys(page: &Page) -> Vec<&str> {
@@ -231,5 +238,16 @@ mod tests {
     fn a_full_page_names_where_the_next_one_begins() {
         let page = merge(vec![answer(&["a", "c"], false), answer(&["b"], false)], 2);
         assert_eq!((keys(&page), page.next.as_deref()), (vec!["a", "b"], Some(b"b\0".as_slice())));
+    }
+
+    #[test]
+    fn a_stale_page_is_as_old_as_its_oldest_part() {
+        let at = |ms| Moment::from_origin(std::time::Duration::from_millis(ms));
+        let stale = |fresh_at| ScannedPart { served: Consistency::Stale, fresh_at, ..answer(&[], false) };
+        let page = |parts| merge(parts, 10).fresh_at;
+        assert_eq!(page(vec![stale(Some(at(7))), stale(Some(at(5))), stale(Some(at(9)))]), Some(at(5)));
+        assert_eq!(page(vec![stale(Some(at(7))), stale(None)]), None, "unknown of one part is unknown of the page");
+        assert_eq!(page(vec![stale(Some(at(7))), answer(&[], false)]), Some(at(7)), "a linearizable part has no age");
+        assert_eq!(page(vec![answer(&[], false)]), None);
     }
 }

@@ -25,14 +25,29 @@ pub enum Consistency {
 }
 crate::wire_enum!(Consistency { 1 => Linearizable, 2 => Lease, 3 => Stale });
 
-/// How old a stale answer may be (see [`Replica::fresh_at`]); none when that is unknown.
+/// How old a stale answer may be; none when that is unknown.
 pub type Staleness = Option<Duration>;
+
+/// The age of what was complete at that moment.
+pub fn staleness(fresh_at: Option<Moment>) -> Staleness {
+    fresh_at.map(|fresh_at| clock::now().since(fresh_at))
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadAnswer {
     pub row: Option<RowValue>,
     /// What was really served: a lease that could not be used is `Linearizable`.
     pub served: Consistency,
+    /// Only of a stale answer: it holds every write acknowledged before this moment. None when that is unknown.
+    pub fresh_at: Option<Moment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScannedPart {
+    pub answer: ScanAnswer,
+    /// As in [`ReadAnswer`].
+    pub served: Consistency,
+    pub fresh_at: Option<Moment>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -118,10 +133,11 @@ impl Group {
     /// Reads one key. Ownership and value come from the same view, taken after the barrier.
     pub async fn read(&self, key: Bytes, consistency: Consistency, deadline: Moment) -> Result<ReadAnswer, Error> {
         let served = self.barrier(consistency, deadline).await?;
+        let fresh_at = self.fresh_at(served);
         // A point read of one key: memory or one short disk read, cheaper in place than a hop to another thread.
         let view = self.replica.machine().store.view();
         let row = query::get(view.as_ref(), self.shard(), &key).map_err(failed)?.map_err(Error::NotOwner)?;
-        Ok(ReadAnswer { row, served })
+        Ok(ReadAnswer { row, served, fresh_at })
     }
 
     /// Reads a page of this shard's rows from one view.
@@ -130,13 +146,14 @@ impl Group {
         request: ScanRequest,
         consistency: Consistency,
         deadline: Moment,
-    ) -> Result<(ScanAnswer, Consistency), Error> {
+    ) -> Result<ScannedPart, Error> {
         let served = self.barrier(consistency, deadline).await?;
+        let fresh_at = self.fresh_at(served);
         let store = self.replica.machine().store.clone();
         let shard = self.shard();
         let disk = store.disk().clone();
         let answer = off_runtime(disk.as_ref(), move || query::scan(store.view().as_ref(), shard, &request)).await;
-        Ok((answer.map_err(failed)?.map_err(Error::NotOwner)?, served))
+        Ok(ScannedPart { answer: answer.map_err(failed)?.map_err(Error::NotOwner)?, served, fresh_at })
     }
 
     async fn barrier(&self, consistency: Consistency, deadline: Moment) -> Result<Consistency, Error> {
@@ -155,8 +172,9 @@ impl Group {
         }
     }
 
-    pub fn staleness(&self) -> Staleness {
-        self.replica.fresh_at().map(|fresh| clock::now().since(fresh))
+    /// Asked before the view is taken: what is proven later may speak of rows that the view does not hold.
+    fn fresh_at(&self, served: Consistency) -> Option<Moment> {
+        self.replica.fresh_at().filter(|_| served == Consistency::Stale)
     }
 }
 

@@ -5,6 +5,6 @@ pub mod host;
 pub mod limits;
 pub mod report;
 
-pub use group::{Consistency, Error, Group, ReadAnswer, Staleness};
+pub use group::{Consistency, Error, Group, ReadAnswer, ScannedPart, Staleness, staleness};
 pub use host::Host;
 pub use report::{ReplicaReport, ReportedRole};

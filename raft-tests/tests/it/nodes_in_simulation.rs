@@ -294,6 +294,7 @@ fn a_minority_refuses_and_says_so() {
         sim::until(1, "/v1/kv/k?consistency=stale", local).await?;
         stage.reach(1);
         stage.wait_for(CUT).await;
+        let cut = ringraft::clock::now();
         let deadline = Duration::from_millis(2500);
         for (method, path) in [(Method::PUT, "/v1/kv/k?timeout=2s"), (Method::GET, "/v1/kv/k?timeout=2s")] {
             let begun = ringraft::clock::now();
@@ -303,8 +304,11 @@ fn a_minority_refuses_and_says_so() {
             let took = ringraft::clock::now().since(begun);
             assert!(took <= deadline, "{method} took {took:?}");
         }
-        let (status, body) = sim::request(1, Method::GET, "/v1/kv/k?consistency=stale", Bytes::new()).await?;
-        assert_eq!((status, body.as_ref()), (StatusCode::OK, b"old".as_slice()));
+        let stale = sim::call(1, Method::GET, "/v1/kv/k?consistency=stale", Bytes::new()).await?;
+        assert_eq!((stale.status(), stale.body().as_ref()), (StatusCode::OK, b"old".as_slice()));
+        let age: u64 = stale.headers()["kv-staleness-ms"].to_str()?.parse()?;
+        let away = u64::try_from(ringraft::clock::now().since(cut).as_millis())?;
+        assert!((away..away + 1000).contains(&age), "cut off for {away} ms, and the age is {age} ms");
         // The majority goes on.
         let path = "/v1/kv/k";
         while put(2, path, "new").await.is_err() {
