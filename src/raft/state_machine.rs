@@ -23,12 +23,14 @@ use crate::machine::{self, Response, ShardState, query, txn::Txn};
 use crate::storage::log_store::LogStore;
 use crate::storage::registry::{RegistryRecord, ReplicaLife, directory_name};
 use crate::storage::replica_store::ReplicaStore;
-use crate::storage::{Durability, Error, View, keys};
+use crate::storage::{Durability, Error, View, blocking, keys};
 use crate::wire::Wire;
 
 /// Entries and value bytes that one batch holds at most.
 const BATCH_ENTRIES_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Entries applied without handing this worker's other tasks over: each may read a row from disk, and heartbeats wait.
+const BATCH_IN_PLACE_MAX: usize = 64;
 
 /// What readers and the flusher see of a state machine. Shared between openraft's worker and the replica's handle.
 pub struct MachineShared {
@@ -88,8 +90,12 @@ impl StateMachine {
         &self.shared
     }
 
-    /// Applies entries to one batch and writes it; then answers.
     fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        if batch.len() > BATCH_IN_PLACE_MAX { blocking(|| self.write_batch(batch)) } else { self.write_batch(batch) }
+    }
+
+    /// Applies entries to one batch and writes it; then answers.
+    fn write_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let engine = self.shared.store.engine();
         let mut txn = Txn::new(engine.as_ref());
         let catalog_version = self.catalog.as_ref().map(|catalog| catalog.version);
@@ -110,7 +116,10 @@ impl StateMachine {
         }
         txn.put(Bytes::from_static(keys::SHARD_STATE), self.state.to_bytes());
         txn.put(Bytes::from_static(keys::APPLIED), self.record.to_bytes());
-        engine.write(txn.into_batch(), Durability::Buffered)?;
+        let changes = txn.into_batch();
+        if !engine.write_if_no_stall(&changes)? {
+            blocking(|| engine.write(changes, Durability::Buffered))?;
+        }
         self.publish(catalog_version);
         for (responder, response) in answers {
             responder.send(response);

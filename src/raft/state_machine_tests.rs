@@ -254,3 +254,31 @@ async fn a_snapshot_that_is_not_what_its_meta_says_is_refused() {
     let RegistryRecord { state, .. } = log.record(ReplicaId(2)).unwrap();
     assert_eq!(state, ReplicaLife::Live { directory: 1 });
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_store_that_has_to_wait_holds_up_no_other_task() {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let disk = Arc::new(SpyDisk::new(1, true));
+    let Stores { mut machine, shared, .. } = create(disk.clone(), 1).await;
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    disk.spy.stall();
+    disk.spy.before_next_write(move || {
+        let _ = held.recv_timeout(PATIENCE);
+    });
+    // On the one worker of this runtime, like the heartbeats of all groups on a node's few.
+    let applying = tokio::spawn(async move { apply(&mut machine, history(0, 3)).await });
+    let spy = disk.spy.clone();
+    let began = clock::now();
+    let other = tokio::spawn(async move {
+        while !spy.is_held() && clock::now().since(began) < PATIENCE {
+            tokio::task::yield_now().await;
+        }
+        clock::now()
+    });
+    let ran = other.await.unwrap();
+    assert!(ran.since(began) < PATIENCE / 2, "the other task ran only after the write");
+    assert_eq!(*shared.applied.borrow(), None, "the write is still waiting");
+    let_go.send(()).unwrap();
+    applying.await.unwrap().unwrap();
+    assert_eq!(*shared.applied.borrow(), Some(2));
+}

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::keys::{self, RaftState};
 use super::log_writer::{Done, LogWrite, LogWriter};
 use super::registry::{Registry, RegistryRecord};
-use super::{Change, Disk, Durability, Engine, Error};
+use super::{Change, Disk, Durability, Engine, Error, blocking};
 use crate::types::{ReplicaId, StoreId};
 
 /// Entries of the tail that are kept for each replica however tight memory is: followers a few entries behind are served
@@ -317,17 +317,7 @@ impl GroupLog {
             }
             (start, end.min(first_in_memory), end, state.tail.cuts)
         };
-        let (mut found, mut bytes, mut is_full) = (Vec::new(), 0, false);
-        let view = self.group.shared.engine.view();
-        for row in view.scan(&keys::entry_range(self.replica, start, Some(engine_end))) {
-            let (key, entry) = row?;
-            if bytes >= bytes_max && !found.is_empty() {
-                is_full = true;
-                break;
-            }
-            bytes += entry.len();
-            found.push((entry_index(&key)?, entry));
-        }
+        let FromEngine { mut found, bytes, is_full } = blocking(|| self.read_engine(start, engine_end, bytes_max))?;
         let state = self.lock();
         let tail = &state.tail;
         // The end was cut off meanwhile: the view may hold what was replaced, memory what replaced it.
@@ -349,9 +339,31 @@ impl GroupLog {
         Ok((!found.is_empty()).then_some(found))
     }
 
+    fn read_engine(&self, start: u64, end: u64, bytes_max: usize) -> Result<FromEngine, Error> {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let view = self.group.shared.engine.view();
+        for row in view.scan(&keys::entry_range(self.replica, start, Some(end))) {
+            let (key, entry) = row?;
+            if bytes >= bytes_max && !found.is_empty() {
+                return Ok(FromEngine { found, bytes, is_full: true });
+            }
+            bytes += entry.len();
+            found.push((entry_index(&key)?, entry));
+        }
+        Ok(FromEngine { found, bytes, is_full: false })
+    }
+
     fn lock(&self) -> MutexGuard<'_, GroupState> {
         self.group.state.lock().expect("no panic while a log is locked")
     }
+}
+
+/// What the engine has of a range.
+struct FromEngine {
+    found: Vec<(u64, Bytes)>,
+    bytes: usize,
+    /// There is more, but it was cut at the byte limit.
+    is_full: bool,
 }
 
 impl Tail {

@@ -99,6 +99,12 @@ pub type Row = (Bytes, Bytes);
 pub trait Engine: Send + Sync + 'static {
     /// After a failed write or flush every further one is refused: what reached the disk is unknown. Reads go on.
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error>;
+    /// Writes like [`Engine::write`] with [`Durability::Buffered`], but never waits for flushes and compactions that have
+    /// fallen behind. False when it would have to: then nothing is written, and the batch can be given to `write` where
+    /// waiting does no harm.
+    fn write_if_no_stall(&self, batch: &Batch) -> Result<bool, Error> {
+        self.write(batch.clone(), Durability::Buffered).map(|()| true)
+    }
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
     /// A consistent picture of this moment. Cheap.
     fn view(&self) -> Box<dyn View>;
@@ -175,6 +181,15 @@ pub async fn off_runtime<T: Send + 'static>(disk: &dyn Disk, work: impl FnOnce()
         Ok(done) => done,
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
+}
+
+/// Runs work that may wait for the disk in place, while another thread takes over this worker's other tasks: heartbeats of
+/// all groups run on the same few workers. The hand-over costs some microseconds. Where the runtime has a single thread,
+/// in simulation and in tests, it is a plain call.
+pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let is_worker = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if is_worker { tokio::task::block_in_place(work) } else { work() }
 }
 
 #[derive(Debug, Clone, thiserror::Error)]

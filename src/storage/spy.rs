@@ -1,7 +1,7 @@
 //! A disk for tests that notes what is asked of its engines, can be held up, and lets a test act at the worst moment.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ pub(crate) struct Spy {
     during_next_flush: Mutex<Option<Hook>>,
     before_next_write: Mutex<Option<Hook>>,
     hooks_running: AtomicUsize,
+    stalled: AtomicBool,
 }
 
 impl Spy {
@@ -50,6 +51,11 @@ impl Spy {
     /// Runs once, before the next write reaches the engine.
     pub(crate) fn before_next_write(&self, hook: impl FnOnce() + Send + 'static) {
         *self.before_next_write.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Until the next write that waits, data engines say that they would have to wait.
+    pub(crate) fn stall(&self) {
+        self.stalled.store(true, Ordering::SeqCst);
     }
 
     /// A hook is running.
@@ -127,7 +133,15 @@ struct SpyEngine {
 }
 
 impl Engine for SpyEngine {
+    fn write_if_no_stall(&self, batch: &Batch) -> Result<bool, Error> {
+        if self.spy.stalled.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        self.write(batch.clone(), Durability::Buffered).map(|()| true)
+    }
+
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error> {
+        self.spy.stalled.store(false, Ordering::SeqCst);
         self.spy.run(&self.spy.before_next_write);
         self.spy.writes.fetch_add(1, Ordering::SeqCst);
         let put = batch.changes.iter().filter_map(|change| match change {

@@ -127,3 +127,27 @@ fn a_real_disk_has_free_bytes_and_uses_threads() {
     assert!(disk.uses_threads());
     assert!(disk.free_bytes().unwrap() > 0);
 }
+
+#[test]
+fn a_write_that_would_wait_for_the_flushes_says_so_and_writes_nothing() {
+    const ATTEMPTS: u32 = 4000;
+    let fixture = Rocks::new(1);
+    let disk = fixture.open().unwrap();
+    let data = disk.open_replica("1").unwrap();
+    // Bytes that no compression makes less of: memory is filled faster than the disk takes it.
+    let mut state = 1_u64;
+    let value: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(1 << 20)
+    .collect();
+    let stalled = (0..ATTEMPTS).find(|number| {
+        let written = data.write_if_no_stall(&put(number.to_be_bytes(), &value)).unwrap();
+        assert_eq!(data.get(&number.to_be_bytes()).unwrap().is_some(), written, "row {number}");
+        !written
+    });
+    let stalled = stalled.expect("4 GiB went faster to disk than to memory");
+    data.write(put(stalled.to_be_bytes(), &value), Durability::Buffered).unwrap();
+    assert!(data.get(&stalled.to_be_bytes()).unwrap().is_some(), "the same batch can wait");
+}

@@ -166,6 +166,21 @@ impl Engine for RocksEngine {
         }
     }
 
+    fn write_if_no_stall(&self, batch: &Batch) -> Result<bool, Error> {
+        if self.store.kind == Kind::Log {
+            return self.write(batch.clone(), Durability::Buffered).map(|()| true);
+        }
+        let mut writer = self.writer()?;
+        let mut changes = WriteBatch::default();
+        batch.changes.iter().for_each(|change| add(&mut changes, change));
+        let mut options = self.store.kind.write_options(Durability::Buffered);
+        options.set_no_slowdown(true);
+        match self.store.db.write_opt(changes, &options) {
+            Err(stalled) if stalled.kind() == ErrorKind::Incomplete => Ok(false),
+            result => self.settle(&mut writer, "writing", result).map(|()| true),
+        }
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         self.store.found(self.store.db.get_opt(key, &self.store.reads))
     }
