@@ -1,19 +1,17 @@
 //! RPCs in: the other side of `network`. Refuses what is meant for another incarnation, and votes during the hold-off.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::storage::{Snapshot, SnapshotMeta};
-use tokio::sync::Mutex;
 
 use super::TypeConfig;
 use super::freshness::{Append, AppendAnswer};
 use super::network::{GroupHeader, SnapshotAnswer, TransferAnswer};
 use super::replica::Replica;
-use super::snapshot::{Chunk, Receiver, SnapshotData};
+pub use super::snapshot::SnapshotSlot;
+use super::snapshot::{Chunk, Complete, SnapshotData};
 use crate::method::Method;
-use crate::storage::off_runtime;
 use crate::wire::{Wire, WireError};
 
 /// Why a Raft request was not answered by the replica. The sender backs off.
@@ -32,12 +30,6 @@ pub enum Refused {
     Stopped(String),
     #[error("the snapshot was not taken: {0}")]
     Snapshot(String),
-}
-
-/// A snapshot being received; at most one for a replica.
-#[derive(Default)]
-pub struct SnapshotSlot {
-    receiver: Mutex<Option<Receiver>>,
 }
 
 impl Replica {
@@ -81,36 +73,20 @@ impl Replica {
     }
 
     async fn take_chunk(&self, chunk: Chunk) -> Result<Bytes, Refused> {
-        let failed = |error: &dyn std::fmt::Display| Refused::Snapshot(error.to_string());
-        let mut slot = self.snapshot_slot().receiver.lock().await;
-        if chunk.position == 0 {
-            // A new attempt replaces an unfinished one.
-            *slot = None;
-            let directory = self.machine().store.directory() + 1;
-            let store = self.machine().store.clone();
-            let disk = store.disk().clone();
-            let begun = off_runtime(disk.as_ref(), move || Receiver::begin(&store, chunk.stream, directory)).await;
-            *slot = Some(begun.map_err(|error| failed(&error))?);
-        }
-        let mut receiver = slot
-            .take()
-            .filter(|receiver| receiver.stream() == chunk.stream)
-            .ok_or_else(|| failed(&"no such stream"))?;
-        let disk = self.machine().store.disk().clone();
-        let end = chunk.end.clone();
-        let (receiver, taken) = off_runtime(disk.as_ref(), move || {
-            let taken = receiver.take(&chunk);
-            (receiver, taken)
-        })
-        .await;
-        taken.map_err(|error| failed(&error))?;
-        let Some(end) = end else {
-            *slot = Some(receiver);
+        let mut metrics = self.raft().metrics();
+        let has_stopped = async move {
+            loop {
+                let runs = metrics.borrow_watched().running_state.is_ok();
+                if !runs || metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let taken = self.snapshot_slot().take(&self.machine().store, chunk, has_stopped).await;
+        let Some(complete) = taken.map_err(|error| Refused::Snapshot(error.to_string()))? else {
             return Ok(SnapshotAnswer::Next.to_bytes());
         };
-        let vote = end.vote;
-        let received =
-            off_runtime(disk.as_ref(), move || receiver.finish(&end)).await.map_err(|error| failed(&error))?;
+        let Complete { received, vote, slot: _locked } = complete;
         let meta =
             SnapshotMeta { last_log_id: received.record.applied, last_membership: received.record.membership.clone() };
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(received)) };
@@ -122,6 +98,3 @@ impl Replica {
 fn stopped(error: impl std::fmt::Display) -> Refused {
     Refused::Stopped(error.to_string())
 }
-
-/// Shared by the replica's handle.
-pub type SharedSlot = Arc<SnapshotSlot>;

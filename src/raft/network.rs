@@ -29,9 +29,9 @@ use crate::wire::Wire;
 use crate::wire_struct;
 
 /// A snapshot stream that makes no progress for this long is given up; openraft then starts over after its backoff.
-const CHUNK_PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CHUNK_PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The last piece also waits for the receiver's flush and switch.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// In front of every Raft frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,20 +1,22 @@
 //! A replica that restarts: it may have forgotten a lease that it granted, and entries that others have.
 
+use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::vote::RaftLeaderId;
 
 use super::super::freshness::Append;
 use super::super::inbound::Refused;
 use super::super::network::GroupHeader;
+use super::super::snapshot::Chunk;
 use super::super::testing::{SHARD, STORE, TAIL_BYTES, birth, identity, put};
 use super::super::{LeaderId, Vote};
 use super::*;
 use crate::machine::query;
 use crate::method::Method;
 use crate::ring::TokenRange;
-use crate::storage::Disk;
 use crate::storage::mem::MemDisk;
 use crate::storage::registry::{RegistryRecord, ReplicaLife};
+use crate::storage::{Disk, keys};
 use crate::transport::dial::TcpNet;
 use crate::transport::{AddressBook, Gatekeeper, Hello, Lane, PROTOCOL, Refusal};
 use crate::wire::Wire;
@@ -231,4 +233,23 @@ fn a_leader_proves_nothing_before_an_entry_of_its_own_term_is_committed() {
     assert_eq!(known_commit(&metrics), Some(9));
     metrics.state = ServerState::Follower;
     assert_eq!(known_commit(&metrics), None);
+}
+
+#[tokio::test]
+async fn a_replica_that_stops_gives_up_the_snapshot_that_was_on_its_way_in() {
+    let disk = MemDisk::new(1);
+    let replica = start(&disk, true).await;
+    let row = (keys::row(b"k"), Bytes::from_static(b"v"));
+    let piece = Chunk { stream: 5, position: 0, rows: vec![row], end: None };
+    ask(&replica, Method::SnapshotChunk, &piece).await.unwrap();
+    assert_eq!(disk.replica_directories().unwrap(), ["1.1", "1.2"]);
+    replica.shutdown().await;
+    // The handle lives on: it is not its end that ends the attempt.
+    let deadline = soon();
+    while disk.replica_directories().unwrap() != ["1.1"] {
+        assert!(clock::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let next = Chunk { position: 1, ..piece };
+    assert!(matches!(ask(&replica, Method::SnapshotChunk, &next).await, Err(Refused::Snapshot(_))));
 }

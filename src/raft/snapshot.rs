@@ -2,26 +2,36 @@
 //!
 //! The sender walks a view in key order and packs rows into chunks. The receiver fills a new directory, checks count, hash
 //! and applied record, makes it durable, and hands it to openraft; the switch is one synced registry record. A crash
-//! leaves the old directory or the new one, never a mixture.
+//! leaves the old directory or the new one, never a mixture. An attempt that is given up takes its directory with it.
 
+use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Vote;
 use super::codec::AppliedRecord;
+use super::network::{CHUNK_PROGRESS_TIMEOUT, FINISH_TIMEOUT};
 use super::state_machine::applied_record;
 use crate::machine::query;
 use crate::ring::{Token, TokenRange, token_of};
+use crate::storage::registry::directory_name;
 use crate::storage::replica_store::{Install, ReplicaStore};
-use crate::storage::{Batch, Error, KeyRange, View, keys};
+use crate::storage::{Batch, Disk, Error, KeyRange, View, keys, off_runtime};
 use crate::types::ShardId;
 use crate::wire_struct;
 
 /// Rows of a chunk, in bytes; a single row may be larger.
 pub const CHUNK_BYTES: usize = 1 << 20;
+/// An attempt that got no piece for this long is given up. A sender waits `FINISH_TIMEOUT` for an answer at most, so of an
+/// attempt that is silent for longer nobody waits any more; the rest is for the reading of the next piece. Given up too
+/// early, an attempt costs the sender a start from the beginning and nothing else.
+pub const SILENCE_MAX: Duration = FINISH_TIMEOUT.saturating_add(CHUNK_PROGRESS_TIMEOUT);
 
 /// What openraft passes around.
 pub enum SnapshotData {
@@ -134,7 +144,11 @@ impl Tally {
 }
 
 /// A snapshot on its way in.
+///
+/// Invariant: its directory is open here and nowhere else, and no registry record names it.
 pub struct Receiver {
+    disk: Arc<dyn Disk>,
+    directory: String,
     stream: u64,
     position: u64,
     install: Install,
@@ -142,19 +156,22 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Starts with the first piece of a stream, in a fresh directory.
+    /// Starts with the first piece of a stream, in a fresh directory: what an earlier attempt left there is removed.
     pub fn begin(store: &ReplicaStore, stream: u64, directory: u64) -> Result<Self, Error> {
-        Ok(Self { stream, position: 0, install: store.begin_install(directory)?, tally: Tally::new() })
-    }
-
-    pub fn stream(&self) -> u64 {
-        self.stream
+        Ok(Self {
+            disk: store.disk().clone(),
+            directory: directory_name(store.identity().replica, directory),
+            stream,
+            position: 0,
+            install: store.begin_install(directory)?,
+            tally: Tally::new(),
+        })
     }
 
     /// Takes the next piece. Blocks on writes: call it off the runtime's workers.
     ///
     /// # Errors
-    /// When the piece is not the next one of this stream; the caller drops the receiver.
+    /// When the piece is not the next one of this stream; the caller gives the receiver up.
     pub fn take(&mut self, chunk: &Chunk) -> io::Result<()> {
         if (chunk.stream, chunk.position) != (self.stream, self.position) {
             let what = format!("piece {} of another order than the expected {}", chunk.position, self.position);
@@ -170,15 +187,175 @@ impl Receiver {
         Ok(())
     }
 
-    /// Checks what came and makes it durable.
+    /// Checks what came and makes it durable; gives it up when anything is wrong.
     pub fn finish(self, end: &End) -> io::Result<Received> {
+        match self.checked(end) {
+            Ok(record) => Ok(Received { install: self.install, record }),
+            Err(error) => {
+                self.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    fn checked(&self, end: &End) -> io::Result<AppliedRecord> {
         if (self.tally.rows, self.tally.hash.digest()) != (end.rows, end.hash) {
             let what = format!("{} rows came, {} were sent, or their bytes differ", self.tally.rows, end.rows);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         let view = self.install.finish()?;
-        let record = applied_record(view.as_ref())?;
-        Ok(Received { install: self.install, record })
+        Ok(applied_record(view.as_ref())?)
+    }
+
+    /// Closes the directory and removes it. Blocks.
+    fn give_up(self) {
+        let Self { disk, directory, install, .. } = self;
+        drop(install);
+        if let Err(error) = disk.remove_replica(&directory) {
+            // Tried again by the next attempt, which uses the same directory, and at the next start.
+            tracing::warn!(%error, directory, "an unfinished snapshot could not be removed");
+        }
+    }
+}
+
+/// The place for a snapshot on its way in: one attempt at most for a replica. Every change of it, the removal of an
+/// attempt's directory included, happens under its lock, for the next attempt uses the same directory.
+///
+/// An attempt ends with its last piece, with a piece that is wrong, with the first piece of another attempt, with
+/// [`SILENCE_MAX`] without any piece, or with its replica. In all but the first case its directory goes too.
+pub struct SnapshotSlot {
+    attempt: Arc<Mutex<Option<Attempt>>>,
+    silence_max: Duration,
+}
+
+impl Default for SnapshotSlot {
+    fn default() -> Self {
+        Self { attempt: Arc::default(), silence_max: SILENCE_MAX }
+    }
+}
+
+struct Attempt {
+    receiver: Receiver,
+    /// How many pieces came. Dropped with the attempt, which ends the task that waits for its silence.
+    pieces: watch::Sender<u64>,
+}
+
+/// A snapshot that came whole. While `slot` lives no attempt begins: until openraft has installed this one. One that is not installed leaves its directory to the next attempt or the next start: after a switch that failed it may
+/// be the one that the registry names.
+pub struct Complete {
+    pub received: Received,
+    pub vote: Vote,
+    pub slot: Locked,
+}
+
+/// Keeps the slot locked.
+pub struct Locked {
+    _slot: OwnedMutexGuard<Option<Attempt>>,
+}
+
+impl SnapshotSlot {
+    /// Takes one piece; gives the snapshot with the last one. `stopped` comes true when the replica has stopped.
+    pub async fn take(
+        &self,
+        store: &ReplicaStore,
+        chunk: Chunk,
+        stopped: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<Option<Complete>> {
+        let mut slot = self.attempt.clone().lock_owned().await;
+        let begun = (chunk.position == 0).then(|| {
+            let (pieces, heard) = watch::channel(0);
+            tokio::spawn(give_up_in_silence(Arc::downgrade(&self.attempt), heard, self.silence_max, stopped));
+            pieces
+        });
+        let store = store.clone();
+        let disk = store.disk().clone();
+        let vote = chunk.end.as_ref().map(|end| end.vote);
+        // The lock goes along: should nobody wait for this piece any more, the next one finds the slot as this one left
+        // it, and never a directory that is open and in no slot.
+        let (slot, taken) = off_runtime(disk.as_ref(), move || {
+            let taken = take_into(&mut slot, &store, &chunk, begun);
+            (slot, taken)
+        })
+        .await;
+        let complete = |received| vote.map(|vote| Complete { received, vote, slot: Locked { _slot: slot } });
+        Ok(taken?.and_then(complete))
+    }
+
+    #[cfg(test)]
+    fn with_silence_max(silence_max: Duration) -> Self {
+        Self { silence_max, ..Self::default() }
+    }
+}
+
+/// Blocks on the disk. `begun` comes with the first piece of an attempt.
+fn take_into(
+    slot: &mut Option<Attempt>,
+    store: &ReplicaStore,
+    chunk: &Chunk,
+    begun: Option<watch::Sender<u64>>,
+) -> io::Result<Option<Received>> {
+    if let Some(pieces) = begun {
+        if let Some(unfinished) = slot.take() {
+            unfinished.receiver.give_up();
+        }
+        let receiver = Receiver::begin(store, chunk.stream, store.directory() + 1)?;
+        *slot = Some(Attempt { receiver, pieces });
+    }
+    // A late piece of an older attempt does not harm the one that replaced it.
+    let Some(mut attempt) = slot.take_if(|attempt| attempt.receiver.stream == chunk.stream) else {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no such stream"));
+    };
+    if let Err(error) = attempt.receiver.take(chunk) {
+        attempt.receiver.give_up();
+        return Err(error);
+    }
+    match &chunk.end {
+        Some(end) => attempt.receiver.finish(end).map(Some),
+        None => {
+            attempt.pieces.send_modify(|pieces| *pieces += 1);
+            *slot = Some(attempt);
+            Ok(None)
+        }
+    }
+}
+
+/// Waits until an attempt is over, and ends it when no piece comes for too long or the replica has stopped. Without it a
+/// sender that vanished would leave an open RocksDB and its bytes on disk for ever.
+async fn give_up_in_silence(
+    slot: Weak<Mutex<Option<Attempt>>>,
+    mut pieces: watch::Receiver<u64>,
+    silence_max: Duration,
+    stopped: impl Future<Output = ()>,
+) {
+    let mut stopped = pin!(stopped);
+    loop {
+        let has_stopped = tokio::select! {
+            () = &mut stopped => true,
+            heard = tokio::time::timeout(silence_max, pieces.changed()) => match heard {
+                Ok(Ok(())) => continue,
+                Ok(Err(_over)) => return,
+                Err(_silence) => false,
+            },
+        };
+        let Some(slot) = slot.upgrade() else { return };
+        let mut slot = slot.lock_owned().await;
+        // Who held the lock may have taken a piece, the last one, or the first one of another attempt.
+        match pieces.has_changed() {
+            Err(_over) => return,
+            Ok(true) if !has_stopped => continue,
+            Ok(_) => {}
+        }
+        let Some(Attempt { receiver, .. }) = slot.take() else { return };
+        let why = if has_stopped { "its replica has stopped" } else { "its sender is silent" };
+        let (directory, pieces) = (&receiver.directory, receiver.position);
+        tracing::warn!(directory, pieces, "a snapshot on its way in is given up: {why}");
+        let disk = receiver.disk.clone();
+        off_runtime(disk.as_ref(), move || {
+            receiver.give_up();
+            drop(slot);
+        })
+        .await;
+        return;
     }
 }
 
@@ -197,6 +374,9 @@ pub fn digest(view: &dyn View, shard: ShardId) -> Result<(Option<u64>, u64), Err
     Ok((applied, tally.hash.digest()))
 }
 
+#[cfg(test)]
+#[path = "snapshot_slot_tests.rs"]
+mod slot_tests;
 #[cfg(test)]
 #[path = "snapshot_tests.rs"]
 mod tests;

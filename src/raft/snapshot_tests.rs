@@ -19,7 +19,7 @@ fn lower_half() -> TokenRange {
     TokenRange { first: Token::FIRST, last: Token(u64::MAX / 2) }
 }
 
-async fn filled(range: TokenRange, values_of_bytes: usize) -> Stores {
+pub(super) async fn filled(range: TokenRange, values_of_bytes: usize) -> Stores {
     let mut stores = create(Arc::new(MemDisk::new(2)), 1).await;
     let payload = |index| match index {
         1 => EntryPayload::Normal(birth(range)),
@@ -31,7 +31,7 @@ async fn filled(range: TokenRange, values_of_bytes: usize) -> Stores {
     stores
 }
 
-fn chunks_of(shared: &MachineShared) -> Vec<Chunk> {
+pub(super) fn chunks_of(shared: &MachineShared) -> Vec<Chunk> {
     let vote = Vote { leader_id: LeaderId::new(1, ReplicaId(1)), committed: true };
     let mut sender = Sender::new(Arc::from(shared.store.view()), SHARD).unwrap();
     let mut chunks = Vec::new();
