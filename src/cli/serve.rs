@@ -98,3 +98,38 @@ fn abort_on_panic() {
         std::process::abort();
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::{Args, Command};
+    use super::*;
+    use crate::storage::child;
+
+    /// In a child: `serve` as far as it comes with a data directory that cannot be made, then a task that panics.
+    fn serve_and_panic() {
+        let args = Args::try_parse_from(["ringraft", "serve", "--data", "/dev/null/data"]).unwrap();
+        let Command::Serve(args) = args.command else { panic!("it is no other command") };
+        let refused = run(&args).expect_err("the node is not started");
+        assert!(matches!(refused, Failure::Run(_)), "the process is set up by then: {refused:?}");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let failed = runtime.block_on(async { tokio::spawn(async { panic!("a planted panic") }).await });
+        eprintln!("the process goes on: {failed:?}");
+    }
+
+    #[test]
+    fn a_panic_in_a_task_is_logged_and_ends_the_process() {
+        const TEST: &str = "cli::serve::tests::a_panic_in_a_task_is_logged_and_ends_the_process";
+        if child::role().is_some() {
+            return serve_and_panic();
+        }
+        let ended = child::run(TEST, "serve");
+        assert!(ended.aborted, "{}", ended.said);
+        assert!(!ended.said.contains("the process goes on"), "{}", ended.said);
+        let logged = ended.said.lines().find(|line| line.contains("a planted panic")).expect("it is logged");
+        assert!(logged.contains("ERROR") && logged.contains("panic at src/cli/serve.rs:"), "{logged}");
+        assert!(logged.ends_with("a planted panic; the process ends"), "{logged}");
+        assert!(ended.said.contains("serve_and_panic"), "with a backtrace: {}", ended.said);
+    }
+}

@@ -138,3 +138,7 @@ fn change_bytes(change: &Change) -> usize {
 fn stopped() -> Error {
     Error::Io { doing: "writing the log".into(), what: "the log writer has stopped".into() }
 }
+
+#[cfg(test)]
+#[path = "log_writer_tests.rs"]
+mod tests;

@@ -24,6 +24,8 @@ pub mod rocks;
 mod wal;
 
 #[cfg(test)]
+pub(crate) mod child;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 pub(crate) mod spy;
