@@ -48,3 +48,34 @@ methods! {
     /// "Would you lead this shard now?": asked before a transfer, because a failed one costs an election.
     ReadyToLead = 38,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Method;
+
+    #[test]
+    fn numbers_never_change() {
+        let pinned = [
+            (1, Method::Append),
+            (2, Method::Vote),
+            (3, Method::PreVote),
+            (4, Method::TransferLeader),
+            (5, Method::SnapshotChunk),
+            (16, Method::Write),
+            (17, Method::Read),
+            (18, Method::Scan),
+            (32, Method::FetchCatalog),
+            (33, Method::WhoIs),
+            (34, Method::Join),
+            (35, Method::ProposeCatalog),
+            (36, Method::ReplicaReports),
+            (37, Method::Digest),
+            (38, Method::ReadyToLead),
+        ];
+        for number in 0..=u8::MAX {
+            let known = pinned.iter().find(|(pinned, _)| *pinned == number).map(|(_, method)| *method);
+            assert_eq!(Method::from_number(number), known, "number {number}");
+        }
+        assert!(pinned.iter().all(|(number, method)| *method as u8 == *number));
+    }
+}

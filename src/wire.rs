@@ -254,8 +254,18 @@ pub(crate) mod golden {
     use super::*;
 
     pub(crate) fn check<T: Wire + PartialEq + std::fmt::Debug>(name: &str, values: &[T]) {
+        check_record(name, values, T::to_bytes, |bytes| T::from_bytes(bytes));
+    }
+
+    /// As [`check`], for a record that has something around its fields: a format version, a checksum.
+    pub(crate) fn check_record<T: PartialEq + std::fmt::Debug>(
+        name: &str,
+        values: &[T],
+        encode: impl Fn(&T) -> Bytes,
+        decode: impl Fn(Bytes) -> Result<T, WireError>,
+    ) {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(format!("{name}.hex"));
-        let lines: Vec<String> = values.iter().map(|value| hex(&value.to_bytes())).collect();
+        let lines: Vec<String> = values.iter().map(|value| hex(&encode(value))).collect();
         let text = lines.join("\n") + "\n";
         if !path.exists() && std::env::var_os("RINGRAFT_WRITE_GOLDEN").is_some() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -268,14 +278,30 @@ pub(crate) mod golden {
         );
         for (value, line) in values.iter().zip(golden.lines()) {
             let bytes = unhex(line);
-            assert_eq!(&T::from_bytes(bytes.clone()).unwrap(), value, "{name}");
+            assert_eq!(&decode(bytes.clone()).unwrap(), value, "{name}");
             // Every cut and every appended byte is refused, without a panic.
             for length in 0..bytes.len() {
-                assert!(T::from_bytes(bytes.slice(..length)).is_err(), "{name} cut at {length} still decodes");
+                assert!(decode(bytes.slice(..length)).is_err(), "{name} cut at {length} still decodes");
             }
             let mut longer = bytes.to_vec();
             longer.push(0);
-            assert!(T::from_bytes(longer).is_err(), "{name} decodes with a byte left over");
+            assert!(decode(longer.into()).is_err(), "{name} decodes with a byte left over");
+            // A flipped bit may give another value, never a panic.
+            for bit in 0..8 * bytes.len() {
+                let mut flipped = bytes.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let _ = decode(flipped.into());
+            }
+        }
+    }
+
+    /// Every tag of an enum stands among these values: a variant that no golden file knows is found here.
+    pub(crate) fn has_every_tag<T: Wire>(values: &[T]) {
+        let pinned: Vec<u8> = values.iter().map(|value| value.to_bytes()[0]).collect();
+        for tag in (0..=u8::MAX).filter(|tag| !pinned.contains(tag)) {
+            let alone = T::from_bytes(vec![tag]).err();
+            let unknown = matches!(alone, Some(WireError::UnknownTag { tag: refused, .. }) if refused == tag);
+            assert!(unknown, "tag {tag} is read, and no value here has it");
         }
     }
 
@@ -310,7 +336,13 @@ mod tests {
     #[test]
     fn formats_are_big_endian_and_tagged() {
         golden::check("wire_pair", &[Pair { left: 0x0102, right: Some("é".into()) }, Pair { left: 0, right: None }]);
-        golden::check("wire_shape", &[Shape::Dot, Shape::Line { from: 1, to: 255 }, Shape::Many(vec![1, u64::MAX])]);
+        let shapes = [Shape::Dot, Shape::Line { from: 1, to: 255 }, Shape::Many(vec![1, u64::MAX])];
+        golden::check("wire_shape", &shapes);
+        golden::has_every_tag(&shapes);
+        for without_one in [&shapes[1..], &shapes[..2]] {
+            let noticed = std::panic::catch_unwind(|| golden::has_every_tag(without_one));
+            assert!(noticed.is_err(), "only {without_one:?}, and nobody notices");
+        }
     }
 
     #[test]

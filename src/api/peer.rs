@@ -215,3 +215,31 @@ fn ready_to_lead(router: &Router, replica: ReplicaId) -> bool {
         !replica.is_held_off() && replica.members().voters.contains(&replica.id())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::golden;
+
+    #[test]
+    fn what_nodes_ask_and_answer_keeps_its_bytes() {
+        let stranger = WhoIs { store: StoreId(0x0102), cluster: None, node: None, would_found: true };
+        let member =
+            WhoIs { cluster: Some(ClusterId(0x0304)), node: Some(NodeId(5)), would_found: false, ..stranger.clone() };
+        golden::check("who_is", &[stranger, member]);
+        let catalog = Bytes::from_static(b"catalog");
+        golden::check("joined", &[Joined { cluster: ClusterId(0x0304), node: NodeId(5), catalog }]);
+        golden::check("digest_request", &[ShardId(0x0102)]);
+        let digest = ReplicaDigest { shard: ShardId(1), replica: ReplicaId(2), applied_index: Some(3), hash: 4 };
+        golden::check("replica_digest", &[ReplicaDigest { applied_index: None, ..digest.clone() }, digest]);
+        golden::check("ready_to_lead_request", &[ReplicaId(0x0102)]);
+        golden::check("ready_to_lead_answer", &[true, false]);
+    }
+
+    #[test]
+    fn statuses_never_change() {
+        use status::*;
+        let all = [NOT_SERVING, NO_SUCH_METHOD, MALFORMED, NO_SUCH_REPLICA, REFUSED, NO_CATALOG];
+        assert_eq!(all, [1, 2, 3, 4, 5, 6]);
+    }
+}

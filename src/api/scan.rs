@@ -220,6 +220,7 @@ mod tests {
         let next = Bytes::from_static(b"ab\x00");
         let own = bounds("prefix=a");
         let cursor = encode_cursor(&next, &own);
+        assert_eq!(cursor, "AbTNPxjR7W6HYWIA", "a client may show it to a node of another release");
         assert_eq!(decode_cursor(cursor.as_bytes(), &own), Some(next.clone()));
         for other in ["prefix=b", "prefix=ab", "start=a&end=b", "start=a", ""] {
             assert_eq!(decode_cursor(cursor.as_bytes(), &bounds(other)), None, "{other}");

@@ -341,23 +341,53 @@ fn formats_are_pinned() {
     creating.accepted(CatalogCommand::CreateShards { placements: vec![NodeId(3)] });
     golden::check("catalog", &[bench.0.unwrap(), creating.0.unwrap()]);
 
+    // What is empty or alike in the catalogs above differs here, so that no two fields can change places unseen.
+    let node = NodeDescriptor::new(
+        NodeId(0x0102),
+        NodeProfile { weight: 50, zone: "zone-a".into(), host: "rack-7".into(), ..profile(4) },
+    );
+    golden::check("catalog_node", &[node]);
+    let descriptor = |id, node, state| ReplicaDescriptor { id: ReplicaId(id), node: NodeId(node), state };
+    let meta = ShardDescriptor {
+        id: META_SHARD,
+        range: None,
+        epoch: Epoch(9),
+        state: ShardState::Live,
+        replicas: vec![
+            descriptor(0x11, 1, ReplicaState::Voter),
+            descriptor(0x12, 2, ReplicaState::Joining),
+            descriptor(0x13, 3, ReplicaState::Leaving),
+        ],
+        preferred_leader: Some(NodeId(1)),
+    };
+    let creating = ShardDescriptor {
+        id: ShardId(2),
+        range: Some(TokenRange { first: Token(3), last: Token(4) }),
+        epoch: Epoch(5),
+        state: ShardState::Creating { founder: ReplicaId(0x14) },
+        replicas: vec![descriptor(0x14, 6, ReplicaState::Joining)],
+        preferred_leader: None,
+    };
+    golden::check("catalog_shard", &[meta, creating]);
+    golden::has_every_tag(&[ShardState::Live, ShardState::Creating { founder: ReplicaId(1) }]);
+    golden::has_every_tag(&[ReplicaState::Joining, ReplicaState::Voter, ReplicaState::Leaving]);
+
     let labelled = NodeProfile { zone: "zone-a".into(), host: "rack-7".into(), ..profile(2) };
     let (node, expected_epoch) = (NodeId(3), Epoch(5));
-    golden::check(
-        "catalog_command",
-        &[
-            found(3, 12),
-            CatalogCommand::JoinNode { node: labelled },
-            CatalogCommand::CreateShards { placements: vec![NodeId(1), node] },
-            CatalogCommand::ShardLive { shard },
-            CatalogCommand::AddReplica { shard, node, expected_epoch },
-            CatalogCommand::ReplicaIsVoter { shard, replica },
-            CatalogCommand::ReplicaLeaving { shard, replica },
-            CatalogCommand::ForgetReplica { shard, replica },
-            CatalogCommand::PreferLeaders { leaders: vec![(shard, node)] },
-            CatalogCommand::RaiseFeatureLevel { to: 2 },
-        ],
-    );
+    let commands = [
+        found(3, 12),
+        CatalogCommand::JoinNode { node: labelled },
+        CatalogCommand::CreateShards { placements: vec![NodeId(1), node] },
+        CatalogCommand::ShardLive { shard },
+        CatalogCommand::AddReplica { shard, node, expected_epoch },
+        CatalogCommand::ReplicaIsVoter { shard, replica },
+        CatalogCommand::ReplicaLeaving { shard, replica },
+        CatalogCommand::ForgetReplica { shard, replica },
+        CatalogCommand::PreferLeaders { leaders: vec![(shard, node)] },
+        CatalogCommand::RaiseFeatureLevel { to: 2 },
+    ];
+    golden::check("catalog_command", &commands);
+    golden::has_every_tag(&commands);
     let version = 7;
     let refusals = [
         Refusal::NotFounded,
@@ -380,6 +410,7 @@ fn formats_are_pinned() {
         Refusal::ReleaseTooOld { level: 2, known: 1 },
         Refusal::ReplicaIdsUsedUp,
     ];
+    golden::has_every_tag(&refusals);
     let mut responses = vec![
         CatalogResponse::Applied { version },
         CatalogResponse::Node { id: node, version },
@@ -387,6 +418,7 @@ fn formats_are_pinned() {
     ];
     responses.extend(refusals.map(|why| CatalogResponse::Refused { why }));
     golden::check("catalog_response", &responses);
+    golden::has_every_tag(&responses);
 }
 
 #[test]

@@ -191,22 +191,50 @@ mod tests {
     }
 
     #[test]
+    fn commands_and_answers_of_the_catalog_keep_their_bytes() {
+        let catalog = [
+            Command::Catalog(CatalogCommand::ShardLive { shard: ShardId(0x0102) }),
+            Command::Catalog(CatalogCommand::RaiseFeatureLevel { to: 3 }),
+        ];
+        golden::check("command_catalog", &catalog);
+        let responses = [
+            Response::Catalog(CatalogResponse::Applied { version: 0x0102 }),
+            Response::NotOwner { range: Some(TokenRange { first: Token(1), last: Token(2) }), epoch: Epoch(4) },
+            Response::PreconditionFailed { current: None, replayed: true },
+        ];
+        golden::check("response_catalog", &responses);
+        let write = |action| Write {
+            key: Bytes::new(),
+            time_ms: 0,
+            precondition: Precondition::default(),
+            idempotency_key: None,
+            action,
+        };
+        let birth = Birth { shard: ShardId(1), range: TokenRange::full(), epoch: Epoch(1), revision_base: Revision(1) };
+        let [of_catalog, _] = catalog;
+        golden::has_every_tag(&[Command::Write(write(Action::Delete)), of_catalog, Command::Birth(birth)]);
+        golden::has_every_tag(&[Action::Put { content_type: None, value: Bytes::new() }, Action::Delete]);
+        golden::has_every_tag(&[Match::Any, Match::Revisions(Vec::new())]);
+    }
+
+    #[test]
     fn responses_keep_their_bytes() {
-        golden::check(
-            "response",
-            &[
-                Response::Nothing,
-                Response::Written { revision: Revision(7), created: true, replayed: false },
-                Response::Deleted { revision: Some(Revision(7)), replayed: true },
-                Response::Deleted { revision: None, replayed: false },
-                Response::PreconditionFailed { current: Some(Revision(9)), replayed: false },
-                Response::NotOwner { range: None, epoch: Epoch(4) },
-                Response::IdempotencyKeyReuse,
-                Response::IdempotencyTableFull,
-                Response::Born,
-                Response::Misdirected,
-            ],
-        );
+        let responses = [
+            Response::Nothing,
+            Response::Written { revision: Revision(7), created: true, replayed: false },
+            Response::Deleted { revision: Some(Revision(7)), replayed: true },
+            Response::Deleted { revision: None, replayed: false },
+            Response::PreconditionFailed { current: Some(Revision(9)), replayed: false },
+            Response::NotOwner { range: None, epoch: Epoch(4) },
+            Response::IdempotencyKeyReuse,
+            Response::IdempotencyTableFull,
+            Response::Born,
+            Response::Misdirected,
+        ];
+        golden::check("response", &responses);
+        let mut all = responses.to_vec();
+        all.push(Response::Catalog(CatalogResponse::Applied { version: 1 }));
+        golden::has_every_tag(&all);
     }
 
     #[test]

@@ -89,6 +89,18 @@ mod tests {
     }
 
     #[test]
+    fn a_row_whose_header_is_cut_is_refused() {
+        for (content_type, header) in [(None, 10), (Some("text/plain"), 21)] {
+            let row = RowValue::encode(Revision(7), content_type, b"");
+            assert_eq!(row.len(), header);
+            for length in 0..header {
+                assert!(RowValue::decode(row.slice(..length)).is_err(), "{length} of {header} bytes");
+                assert_eq!(RowValue::revision(row.slice(..length)).is_err(), length < 9, "{length} of {header} bytes");
+            }
+        }
+    }
+
+    #[test]
     fn a_row_of_a_later_format_is_refused() {
         assert!(matches!(
             RowValue::decode(Bytes::from_static(b"\x02\0\0\0\0\0\0\0\x01\0")),

@@ -106,6 +106,26 @@ mod tests {
     }
 
     #[test]
+    fn the_file_keeps_its_bytes() {
+        let new = Identity {
+            store: StoreId(0x0102),
+            cluster: None,
+            node: None,
+            start_counter: 1,
+            log_made: false,
+            founding: None,
+        };
+        let joined =
+            Identity { cluster: Some(ClusterId(0x0304)), node: Some(NodeId(5)), log_made: true, ..new.clone() };
+        let written = |identity: &Identity| {
+            let disk = MemDisk::new(1);
+            identity.save(&disk).unwrap();
+            disk.read_identity().unwrap().unwrap().into()
+        };
+        golden::check_record("identity_file", &[new, joined], written, decode);
+    }
+
+    #[test]
     fn a_directory_keeps_its_store_and_counts_its_starts() {
         let disk = MemDisk::new(1);
         let first = Identity::open(&disk).unwrap();

@@ -249,15 +249,14 @@ mod tests {
 
     #[test]
     fn what_is_on_the_wire_keeps_its_bytes() {
-        golden::check(
-            "append_response",
-            &[
-                AppendEntriesResponse::Success,
-                AppendEntriesResponse::PartialSuccess(Some(log_id(1, 2, 3))),
-                AppendEntriesResponse::Conflict,
-                AppendEntriesResponse::HigherVote(vote()),
-            ],
-        );
+        let append_responses: [AppendEntriesResponse<TypeConfig>; 4] = [
+            AppendEntriesResponse::Success,
+            AppendEntriesResponse::PartialSuccess(Some(log_id(1, 2, 3))),
+            AppendEntriesResponse::Conflict,
+            AppendEntriesResponse::HigherVote(vote()),
+        ];
+        golden::check("append_response", &append_responses);
+        golden::has_every_tag(&append_responses);
         let mut transfer_vote = VoteRequest::new(vote(), Some(log_id(1, 2, 3)));
         transfer_vote.leadership_transfer = true;
         golden::check("vote_request", &[VoteRequest::new(vote(), None), transfer_vote]);

@@ -81,3 +81,29 @@ impl Timing {
 const KEPT_LOG_ENTRIES: u64 = 1000;
 /// A follower further behind than this is fed by a snapshot even where the log would do.
 const SNAPSHOT_LAG_ENTRIES: u64 = 20_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_never_changes_and_notices_every_time() {
+        let milliseconds = Duration::from_millis;
+        let own = Timing {
+            heartbeat: milliseconds(100),
+            election_min: milliseconds(400),
+            election_max: milliseconds(600),
+            quorum_loss_probe: milliseconds(1200),
+        };
+        assert_eq!(own.fingerprint(), 0x5936_c3e4_2bf2_97b2, "nodes of two releases would refuse each other");
+        let more = milliseconds(1);
+        for other in [
+            Timing { heartbeat: own.heartbeat + more, ..own },
+            Timing { election_min: own.election_min + more, ..own },
+            Timing { election_max: own.election_max + more, ..own },
+            Timing { quorum_loss_probe: own.quorum_loss_probe + more, ..own },
+        ] {
+            assert_ne!(other.fingerprint(), own.fingerprint(), "{other:?}");
+        }
+    }
+}

@@ -2,12 +2,14 @@
 
 use openraft::EntryPayload;
 
-use super::super::testing::{STORE, TAIL_BYTES, blank, entry, log_id, put};
+use super::super::testing::{SHARD, STORE, TAIL_BYTES, blank, entry, log_id, put, rows_of};
 use super::*;
 use crate::storage::log_store::LogStore;
 use crate::storage::mem::MemDisk;
+use crate::storage::registry::{RegistryRecord, ReplicaLife};
 use crate::storage::{Batch, Disk, Durability, keys};
 use crate::types::ReplicaId;
+use crate::wire::golden;
 
 const REPLICA: ReplicaId = ReplicaId(1);
 
@@ -123,4 +125,27 @@ async fn a_committed_hint_beyond_the_last_entry_is_not_believed() {
         assert_eq!(log.read_committed().await.unwrap(), believed);
     }
     assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+}
+
+/// Everything the log engine holds, key by key, as openraft and the node write it.
+#[tokio::test]
+async fn the_log_engine_keeps_its_bytes() {
+    let replica = ReplicaId(0x0102);
+    let disk = MemDisk::new(1);
+    let store = LogStore::open(&disk, STORE, true, TAIL_BYTES).unwrap();
+    store
+        .put_record(replica, RegistryRecord { shard: SHARD, state: ReplicaLife::Live { directory: 2 } })
+        .await
+        .unwrap();
+    store.put_catalog_copy(Bytes::from_static(b"catalog")).await.unwrap();
+    let mut log = RaftLog::new(store.open_group(replica).unwrap());
+    log.append((0..5).map(blank), IOFlushed::noop()).await.unwrap();
+    log.purge(log_id(1, 2)).await.unwrap();
+    log.save_committed(Some(log_id(1, 3))).await.unwrap();
+    // Last, because it is synced, and with it what was written before.
+    let vote = Vote { leader_id: super::super::LeaderId { term: 3, node_id: replica }, committed: false };
+    log.save_vote(&vote).await.unwrap();
+    disk.crash_losing_everything_unsynced();
+    let rows = rows_of(disk.open_log().unwrap().view().as_ref());
+    golden::check("log_engine", &rows.into_iter().collect::<Vec<_>>());
 }

@@ -225,6 +225,7 @@ pub enum SnapshotAnswer {
 crate::wire_enum!(SnapshotAnswer { 1 => Next, 2 => Installed(vote) });
 
 /// The answer to a transfer request.
+#[derive(Debug, PartialEq, Eq)]
 pub struct TransferAnswer(pub openraft::raft::TransferLeaderResponse<TypeConfig>);
 
 impl Wire for TransferAnswer {
@@ -255,5 +256,43 @@ impl Wire for TransferAnswer {
             tag => return Err(crate::wire::WireError::UnknownTag { what: "transfer answer", tag }),
         };
         Ok(Self(answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::raft::TransferLeaderError;
+    use openraft::vote::RaftLeaderId;
+
+    use super::super::LogId;
+    use super::*;
+    use crate::wire::golden;
+
+    fn log_id(term: u64, leader: u64, index: u64) -> LogId {
+        LogId::new(LeaderId::new(term, ReplicaId(leader)).to_committed(), index)
+    }
+
+    fn vote(term: u64, leader: u64) -> Vote {
+        Vote { leader_id: LeaderId::new(term, ReplicaId(leader)), committed: true }
+    }
+
+    #[test]
+    fn frames_and_answers_keep_their_bytes() {
+        let header = GroupHeader { shard: ShardId(0x0102), from: ReplicaId(0x0304), to: ReplicaId(0x0506) };
+        golden::check("group_header", &[header]);
+        let request = VoteRequest::<TypeConfig>::new(vote(1, 2), None);
+        assert_eq!(frame(header, &request), [header.to_bytes(), request.to_bytes()].concat(), "header, then request");
+        let answers = [SnapshotAnswer::Next, SnapshotAnswer::Installed(vote(3, 4))];
+        golden::check("snapshot_answer", &answers);
+        golden::has_every_tag(&answers);
+        let answers = [
+            Ok(()),
+            Err(TransferLeaderError::VoteChanged { expected: vote(1, 2), actual: vote(3, 4) }),
+            Err(TransferLeaderError::LogNotFlushed { expected: Some(log_id(1, 2, 3)), actual: Some(log_id(4, 5, 6)) }),
+            Err(TransferLeaderError::LogNotFlushed { expected: Some(log_id(1, 2, 3)), actual: None }),
+        ]
+        .map(TransferAnswer);
+        golden::check("transfer_answer", &answers);
+        golden::has_every_tag(&answers);
     }
 }

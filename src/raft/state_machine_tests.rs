@@ -15,6 +15,7 @@ use crate::storage::Disk;
 use crate::storage::mem::MemDisk;
 use crate::storage::spy::SpyDisk;
 use crate::types::ReplicaId;
+use crate::wire::golden;
 
 fn index_of(meta: &SnapshotMeta<LeaderId, ReplicaId, super::super::Place>) -> Option<u64> {
     meta.last_log_id.map(|log_id| log_id.index())
@@ -39,6 +40,15 @@ async fn an_entry_that_does_not_follow_the_last_one_is_refused() {
     }
     apply(&mut stores.machine, history(3, 5)).await.unwrap();
     assert_eq!(*stores.shared.applied.borrow(), Some(4));
+}
+
+/// Everything a replica's engine holds, key by key, as `apply` writes it.
+#[tokio::test]
+async fn the_replica_engine_keeps_its_bytes() {
+    let mut stores = create(Arc::new(MemDisk::new(1)), 0x0102).await;
+    apply(&mut stores.machine, history(0, 4)).await.unwrap();
+    let rows = rows_of(stores.shared.store.view().as_ref());
+    golden::check("replica_engine", &rows.into_iter().collect::<Vec<_>>());
 }
 
 #[tokio::test]

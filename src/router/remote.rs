@@ -188,3 +188,7 @@ impl<T> RemoteAnswer<T> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "remote_tests.rs"]
+mod tests;

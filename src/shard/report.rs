@@ -146,3 +146,42 @@ fn failed(shard: ShardId, replica: ReplicaId, what: String) -> ReplicaReport {
         memory_bytes: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Token;
+    use crate::wire::golden;
+
+    #[test]
+    fn reports_keep_their_bytes() {
+        let full = ReplicaReport {
+            shard: ShardId(0x01),
+            replica: ReplicaId(0x02),
+            role: ReportedRole::Leader,
+            failure: None,
+            term: 0x03,
+            leader: Some(ReplicaId(0x04)),
+            voters: vec![ReplicaId(0x05), ReplicaId(0x06)],
+            learners: vec![ReplicaId(0x07)],
+            last_index: Some(0x08),
+            committed_index: Some(0x09),
+            applied_index: Some(0x0a),
+            flushed_index: Some(0x0b),
+            purged_index: Some(0x0c),
+            range: Some(TokenRange { first: Token(0x0d), last: Token(0x0e) }),
+            epoch: Epoch(0x0f),
+            revision: Revision(0x10),
+            disk_bytes: 0x11,
+            memory_bytes: 0x12,
+        };
+        let mut reports = vec![full.clone(), failed(ShardId(0x21), ReplicaId(0x22), "its directory is gone".into())];
+        let others = [ReportedRole::Follower, ReportedRole::Candidate, ReportedRole::Learner];
+        reports.extend(others.map(|role| ReplicaReport { role, leader: None, ..full.clone() }));
+        golden::check("replica_report", &reports);
+        let roles: Vec<ReportedRole> = reports.iter().map(|report| report.role).collect();
+        golden::has_every_tag(&roles);
+        // What one node answers: all of its reports.
+        golden::check("replica_reports", &[reports, Vec::new()]);
+    }
+}

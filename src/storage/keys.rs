@@ -171,9 +171,14 @@ mod tests {
     #[test]
     fn the_layout_is_the_documented_one() {
         let replica = ReplicaId(0x0102);
+        assert_eq!(hex(LOG_IDENTITY), "01");
         assert_eq!(hex(&registry(replica)), "020000000000000102");
+        assert_eq!(hex(&raft_state(replica, RaftState::Vote)), "03000000000000010201");
         assert_eq!(hex(&raft_state(replica, RaftState::Purged)), "03000000000000010202");
+        assert_eq!(hex(&raft_state(replica, RaftState::Committed)), "03000000000000010203");
         assert_eq!(hex(&entry(replica, 7)), "0400000000000001020000000000000007");
+        assert_eq!(hex(LOG_CATALOG_COPY), "05");
+        assert_eq!([REPLICA_IDENTITY, APPLIED, SHARD_STATE, CATALOG].map(hex), ["01", "02", "03", "04"]);
         assert_eq!(hex(&row(b"a/b")), "10612f62");
         assert_eq!(hex(&dedup(9, b"k")), "200000000000000009016b");
         assert_eq!(hex(&dedup_age(1, &dedup(9, b"k"))), "210000000000000001200000000000000009016b");
@@ -187,6 +192,21 @@ mod tests {
         let dedup_key = dedup(3, b"");
         assert_eq!(dedup_token(&dedup_key), Some(3));
         assert_eq!(dedup_of_age(&dedup_age(8, &dedup_key)), Some(dedup_key));
+    }
+
+    #[test]
+    fn ranges_hold_their_own_kind_and_nothing_else() {
+        let ends = |range: KeyRange| (hex(&range.from), range.before.map(|before| hex(&before)));
+        let both = |from: &str, before: &str| (from.to_string(), Some(before.to_string()));
+        let replica = ReplicaId(0x0102);
+        assert_eq!(ends(registry_range()), both("02", "03"));
+        assert_eq!(ends(raft_state_range(replica)), both("030000000000000102", "030000000000000103"));
+        assert_eq!(ends(all_entries()), both("04", "05"));
+        let entries = both("0400000000000001020000000000000007", "0400000000000001020000000000000009");
+        assert_eq!(ends(entry_range(replica, 7, Some(9))), entries);
+        assert_eq!(ends(row_range(b"a", Some(b"b"))), both("1061", "1062"));
+        assert_eq!(ends(row_range(b"", None)), both("10", "11"));
+        assert_eq!(ends(dedup_age_before(0x0102)), both("21", "210000000000000102"));
     }
 
     #[test]

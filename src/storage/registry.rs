@@ -112,6 +112,9 @@ mod tests {
             "registry_record",
             &[live(7), RegistryRecord { shard: ShardId(1), state: ReplicaLife::Tombstone }],
         );
+        golden::has_every_tag(&[ReplicaLife::Live { directory: 7 }, ReplicaLife::Tombstone]);
+        // As it stands under its key: with its version in front.
+        golden::check_record("registry_value", &[live(0x0102)], encode, decode);
     }
 
     #[test]

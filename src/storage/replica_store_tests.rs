@@ -2,9 +2,17 @@
 
 use super::*;
 use crate::storage::mem::MemDisk;
+use crate::wire::golden;
 
 fn identity() -> ReplicaIdentity {
     ReplicaIdentity { store: StoreId(7), replica: ReplicaId(1), shard: ShardId(3) }
+}
+
+#[test]
+fn the_record_keeps_its_bytes() {
+    let other = ReplicaIdentity { store: StoreId(0x0102), replica: ReplicaId(0x0304), shard: ShardId(0x0506) };
+    golden::check_record("replica_identity", &[identity(), other], encode_identity, decode_identity);
+    assert_eq!(directory_name(ReplicaId(0x0304), 12), "772.12");
 }
 
 fn refused(result: Result<ReplicaStore, Error>) -> String {

@@ -200,7 +200,10 @@ mod tests {
         let dropped = Frame { catalog_version: 42, ..Frame::bare(Kind::Dropped, CallId(u64::MAX)) };
         let cancel = Frame::bare(Kind::Cancel, CallId(7));
         let keepalive = Frame::bare(Kind::Keepalive, CallId(0));
-        golden::check("transport_frame", &[request(), answer, failure, dropped, cancel, keepalive]);
+        let frames = [request(), answer, failure, dropped, cancel, keepalive];
+        let pinned = |tag| frames.iter().any(|frame| frame.kind as u8 == tag);
+        assert!((0..=u8::MAX).all(|tag| Kind::from_tag(tag).is_some() == pinned(tag)), "a kind is not pinned");
+        golden::check("transport_frame", &frames);
     }
 
     #[test]

@@ -41,27 +41,31 @@ fn the_formats_are_pinned() {
     let joining = Hello { lane: Lane::Control, cluster: None, node: None, ..hello() };
     golden::check("transport_hello", &[hello(), joining, Hello { lane: Lane::Data, ..hello() }]);
     let (store, node) = (StoreId(0x5E), NodeId(5));
-    golden::check(
-        "transport_refusal",
-        &[
-            Refusal::NoCommonVersion {
-                refuser: ProtocolRange { min: 2, max: 3 },
-                refused: ProtocolRange { min: 1, max: 1 },
-            },
-            Refusal::WrongCluster { refuser: ClusterId(1), refused: ClusterId(2) },
-            Refusal::TimingDiffers { refuser: 1, refused: 2 },
-            Refusal::WrongNode { expected: node, found: None },
-            Refusal::NodeIdTaken { node },
-            Refusal::SameStore { store },
-            Refusal::WrongStore { node, known: store, found: StoreId(1) },
-            Refusal::StaleStart { node, known: 9, found: 8 },
-            Refusal::Removed { node },
-            Refusal::Other { why: "busy".into() },
-        ],
-    );
+    let refusals = [
+        Refusal::NoCommonVersion {
+            refuser: ProtocolRange { min: 2, max: 3 },
+            refused: ProtocolRange { min: 1, max: 1 },
+        },
+        Refusal::WrongCluster { refuser: ClusterId(1), refused: ClusterId(2) },
+        Refusal::TimingDiffers { refuser: 1, refused: 2 },
+        Refusal::WrongNode { expected: node, found: None },
+        Refusal::NodeIdTaken { node },
+        Refusal::SameStore { store },
+        Refusal::WrongStore { node, known: store, found: StoreId(1) },
+        Refusal::StaleStart { node, known: 9, found: 8 },
+        Refusal::Removed { node },
+        Refusal::Other { why: "busy".into() },
+    ];
+    golden::check("transport_refusal", &refusals);
+    golden::has_every_tag(&refusals);
     let refusal = Refusal::Removed { node };
-    golden::check("transport_answer", &[Answer::Welcome(hello().to_bytes()), Answer::Refused(refusal.clone())]);
-    golden::check("transport_verdict", &[Verdict::Accepted, Verdict::Refused(refusal)]);
+    let answers = [Answer::Welcome(hello().to_bytes()), Answer::Refused(refusal.clone())];
+    golden::check("transport_answer", &answers);
+    golden::has_every_tag(&answers);
+    let verdicts = [Verdict::Accepted, Verdict::Refused(refusal)];
+    golden::check("transport_verdict", &verdicts);
+    golden::has_every_tag(&verdicts);
+    golden::has_every_tag(&Lane::ALL);
     let envelope: Vec<u8> = [&b"ringraft"[..], &[0, 0, 0, 1], &crc32c::crc32c(&[1]).to_be_bytes(), &[1]].concat();
     assert_eq!(sealed(&Verdict::Accepted.to_bytes()), envelope);
 }
