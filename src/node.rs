@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -98,21 +98,21 @@ pub struct Node {
     tasks: TaskTracker,
 }
 
-/// A listener's task and what ends it.
+/// A listener's task and what ends it. Dropped, as by a start that is given up, it ends too, but is not waited for.
 struct Server {
-    stop: CancellationToken,
+    stop: DropGuard,
     task: JoinHandle<()>,
 }
 
 impl Server {
     fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(CancellationToken) -> F) -> Self {
         let stop = CancellationToken::new();
-        Self { task: tokio::spawn(serve(stop.clone())), stop }
+        Self { task: tokio::spawn(serve(stop.clone())), stop: stop.drop_guard() }
     }
 
     /// Stops accepting and waits for what is in flight; the server bounds that time itself.
     async fn stop(self) {
-        self.stop.cancel();
+        drop(self.stop);
         if let Err(error) = self.task.await {
             warn!(%error, "a listener did not end in order");
         }
@@ -121,7 +121,7 @@ impl Server {
 
 impl Node {
     /// Starts a node and returns when it serves peers and clients; its shards may still be on their way. None when `stop`
-    /// came first.
+    /// came first. HTTP is answered from the moment it listens: `/livez` and the like, and 503 `starting` for the rest.
     pub async fn start(parts: NodeParts, stop: CancellationToken) -> Result<Option<Self>, Error> {
         tokio::select! {
             started = Self::start_unless_stopped(parts) => started.map(Some),
@@ -166,13 +166,18 @@ impl Node {
         let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
         let service = peer_service(&config, &identity, directory.clone());
         let peer = Server::start(|stop| transport::serve(peer_listener, directory.clone(), service.clone(), stop));
+        let awaited = watch::Sender::new("this node asks its seeds for their cluster".to_string());
+        let (draining, is_draining) = watch::channel(false);
+        let context = api::Context::new(&config.http, awaited.subscribe(), is_draining.clone(), started);
+        let http = Server::start(|stop| api::serve(http_listener, context.clone(), stop));
 
         if let Some(cluster) = identity.cluster {
             enter::refuse_another_cluster(&config.cluster, cluster, &peers).await?;
         } else {
-            enter::enter(&config.cluster, &profile, &mut identity, disk.as_ref(), &peers, &directory).await?;
+            enter::enter(&config.cluster, &profile, &mut identity, disk.as_ref(), &peers, &directory, &awaited).await?;
         }
         let (cluster, node) = directory.membership().expect("entered above");
+        awaited.send_replace("this node opens its replicas".into());
         let host = Host::open(HostParts {
             node,
             store: identity.store,
@@ -185,14 +190,14 @@ impl Node {
         })
         .await?;
         if let Some(founding) = identity.founding {
+            awaited.send_replace("this node founds the cluster".into());
             found(&host, cluster, &profile, founding).await?;
             identity.founding = None;
             identity.save(disk.as_ref())?;
         }
 
         let router = Router::new(host.clone(), directory.catalog());
-        let (draining, is_draining) = watch::channel(false);
-        service.begin(router.clone(), is_draining.clone());
+        service.begin(router.clone(), is_draining);
         tasks.spawn(follow_own_catalog(host.meta_catalog(), directory.clone(), background.clone()));
         tasks.spawn(keep_catalog_copy(directory.catalog(), log, background.clone()));
         tasks.spawn(fetch_catalogs(newer_catalogs, peers.clone(), directory.clone(), background.clone()));
@@ -203,8 +208,7 @@ impl Node {
             let (host, background) = (host.clone(), background.clone());
             tasks.spawn(async move { host.run_flusher(background).await });
         }
-        let context = api::Context::new(router.clone(), cluster, &config.http, is_draining, started);
-        let http = Server::start(|stop| api::serve(http_listener, context, stop));
+        context.begin(router.clone(), cluster);
         info!(%cluster, %node, "serving");
         Ok(Self { router, peers, draining, background, http, peer, tasks })
     }
@@ -396,3 +400,6 @@ async fn dial_seeds(seeds: Vec<String>, peers: Peers, directory: Arc<Directory>,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

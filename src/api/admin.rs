@@ -96,7 +96,7 @@ pub(super) fn status(call: &Call<'_>) -> Answer {
     let replicas: Vec<Value> = reports.iter().map(replica_body).collect();
     let uptime = clock::now().since(call.context.inner.started);
     let body = json!({
-        "cluster": call.context.inner.cluster,
+        "cluster": call.serving.cluster,
         "node": router.host().node(),
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_ms": u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),

@@ -78,7 +78,7 @@ codes! {
     NoQuorum = "no-quorum", SERVICE_UNAVAILABLE, "The shard has no quorum";
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much is in flight";
     Draining = "draining", SERVICE_UNAVAILABLE, "The node is shutting down";
-    Starting = "starting", SERVICE_UNAVAILABLE, "The cluster is starting";
+    Starting = "starting", SERVICE_UNAVAILABLE, "The node or its cluster is starting";
     DeadlineExceeded = "deadline-exceeded", GATEWAY_TIMEOUT, "The deadline passed";
     LeadershipLost = "leadership-lost", GATEWAY_TIMEOUT, "The leader was lost before it answered";
     Internal = "internal", INTERNAL_SERVER_ERROR, "The server failed";

@@ -6,9 +6,11 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::error::{Code, Phase, Problem};
-use super::{Answer, Call, Response, json_response, with_type};
+use super::routes::Query;
+use super::{Answer, Context, Response, json_response, with_type};
 use crate::catalog::{Catalog, ReplicaState, ShardState};
 use crate::clock;
+use crate::router::Router;
 use crate::shard::{ReplicaReport, ReportedRole};
 use crate::transport::PROTOCOL;
 use crate::types::NodeId;
@@ -31,15 +33,20 @@ struct Check {
     code: Code,
 }
 
-pub(super) fn readyz(call: &Call<'_>) -> Answer {
-    let verbose = match call.query.text("verbose")? {
+/// Also before the node is in a cluster, and then it says what the node waits for.
+pub(super) fn readyz(context: &Context, query: &Query) -> Answer {
+    let verbose = match query.text("verbose")? {
         None | Some("false") => false,
         Some("" | "true") => true,
-        Some(_) => return Err(call.query.bad("verbose", "takes true or false")),
+        Some(_) => return Err(query.bad("verbose", "takes true or false")),
     };
-    let router = call.router();
-    let node = router.host().node();
-    let checks = checks(router.catalog().as_deref(), &router.host().reports(), node, call.context.is_draining());
+    let checks = match context.serving() {
+        None => vec![started(Some(context.awaited()))],
+        Some(serving) => {
+            let (router, node) = (&serving.router, serving.router.host().node());
+            checks(router.catalog().as_deref(), &router.host().reports(), node, context.is_draining())
+        }
+    };
     answer(&checks, verbose)
 }
 
@@ -61,10 +68,16 @@ fn answer(checks: &[Check], verbose: bool) -> Answer {
     Err(problem.with_member("ready", json!(false)).with_member("checks", json!(told)))
 }
 
-/// All conditions, the most telling first.
+/// The one condition that can be looked at before there is a router.
+fn started(awaited: Option<String>) -> Check {
+    Check { name: "started", missing: awaited, code: Code::Starting }
+}
+
+/// All conditions of a node in a cluster, the most telling first.
 fn checks(catalog: Option<&Catalog>, reports: &[ReplicaReport], node: NodeId, draining: bool) -> Vec<Check> {
     let check = |name, code, missing: Option<String>| Check { name, missing, code };
     vec![
+        started(None),
         check("not-draining", Code::Draining, draining.then(|| "this node is shutting down".to_string())),
         check(
             "catalog",
@@ -119,24 +132,25 @@ pub(super) fn version() -> Response {
     json_response(StatusCode::OK, &body)
 }
 
-pub(super) fn metrics(call: &Call<'_>) -> Answer {
-    let router = call.router();
-    let reports = router.host().reports();
+/// Before the node is in a cluster it has no replicas and no catalog, and the numbers say so.
+pub(super) fn metrics(context: &Context) -> Response {
+    let router = context.serving().map(|serving| &serving.router);
+    let reports = router.map(|router| router.host().reports()).unwrap_or_default();
     let count = |holds: &dyn Fn(&ReplicaReport) -> bool| {
         i64::try_from(reports.iter().filter(|report| holds(report)).count()).unwrap_or(i64::MAX)
     };
-    let metrics = &call.context.inner.metrics;
+    let metrics = &context.inner.metrics;
     let gauges = metrics.node();
     let running = |report: &ReplicaReport| report.role != ReportedRole::Failed;
     gauges.replicas.set(count(&|_| true));
     gauges.replicas_failed.set(count(&|report| !running(report)));
     gauges.groups_led.set(count(&|report| report.role == ReportedRole::Leader));
     gauges.groups_without_leader.set(count(&|report| running(report) && report.leader.is_none()));
-    let version = router.catalog().map_or(0, |catalog| catalog.version);
+    let version = router.and_then(Router::catalog).map_or(0, |catalog| catalog.version);
     gauges.catalog_version.set(i64::try_from(version).unwrap_or(i64::MAX));
-    let uptime = clock::now().since(call.context.inner.started).as_secs();
+    let uptime = clock::now().since(context.inner.started).as_secs();
     gauges.uptime_seconds.set(i64::try_from(uptime).unwrap_or(i64::MAX));
-    Ok(with_type(StatusCode::OK, METRICS_TYPE, metrics.text()))
+    with_type(StatusCode::OK, METRICS_TYPE, metrics.text())
 }
 
 pub(super) fn openapi() -> Response {

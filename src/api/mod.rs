@@ -2,7 +2,8 @@
 //!
 //! A request is matched against the one table of routes, its parameters and headers are read, the router is asked, and
 //! the answer is put in HTTP's words; nothing here decides anything about data. Handlers answer a [`Response`] or a
-//! [`error::Problem`], and no input makes them panic. `node` makes the [`Context`] and runs [`serve`].
+//! [`error::Problem`], and no input makes them panic. `node` makes the [`Context`], runs [`serve`] from the moment it
+//! listens, and calls [`Context::begin`] once it is in a cluster; until then every route that needs the router is 503.
 
 mod admin;
 mod body;
@@ -16,8 +17,10 @@ pub mod peer;
 mod routes;
 mod scan;
 mod server;
+#[cfg(test)]
+pub(crate) mod testing;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +58,8 @@ struct HttpLimits {
     connections_max: usize,
     /// Also the longest a connection may be idle between two requests.
     header_read_timeout: Duration,
+    write_timeout: Duration,
+    finish_timeout: Duration,
 }
 
 impl From<&HttpConfig> for HttpLimits {
@@ -63,43 +68,74 @@ impl From<&HttpConfig> for HttpLimits {
             value_bytes_max: config.value_bytes_max,
             connections_max: config.connections_max as usize,
             header_read_timeout: Duration::from_millis(config.header_read_timeout_ms),
+            write_timeout: server::WRITE_TIMEOUT,
+            finish_timeout: server::FINISH_TIMEOUT,
         }
     }
 }
 
-/// What handlers work with. Cheap to clone.
+/// What handlers work with. Made before the node knows its cluster; everything is served once [`Context::begin`] was
+/// called. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    router: Router,
-    cluster: ClusterId,
     limits: HttpLimits,
+    /// What the node waits for until it serves, for people.
+    awaited: watch::Receiver<String>,
     /// True once the node is on its way out: it finishes what it has and takes no more requests on keys.
     draining: watch::Receiver<bool>,
     metrics: Metrics,
     started: Moment,
     bodies: Arc<Semaphore>,
+    /// Set once.
+    serving: OnceLock<Serving>,
+}
+
+/// What there is once the node is in a cluster.
+struct Serving {
+    router: Router,
+    cluster: ClusterId,
 }
 
 impl Context {
-    /// `started` is when the node began, for its uptime.
+    /// `awaited` says what the node waits for until [`Self::begin`]; `started` is when it began, for its uptime.
     pub fn new(
-        router: Router,
-        cluster: ClusterId,
         config: &HttpConfig,
+        awaited: watch::Receiver<String>,
+        draining: watch::Receiver<bool>,
+        started: Moment,
+    ) -> Self {
+        Self::with_limits(HttpLimits::from(config), awaited, draining, started)
+    }
+
+    fn with_limits(
+        limits: HttpLimits,
+        awaited: watch::Receiver<String>,
         draining: watch::Receiver<bool>,
         started: Moment,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(BODY_BYTES_HELD_MAX / body::BYTES_UNIT));
-        let (limits, metrics) = (HttpLimits::from(config), Metrics::default());
-        Self { inner: Arc::new(Inner { router, cluster, limits, draining, metrics, started, bodies }) }
+        let (metrics, serving) = (Metrics::default(), OnceLock::new());
+        Self { inner: Arc::new(Inner { limits, awaited, draining, metrics, started, bodies, serving }) }
     }
 
-    fn router(&self) -> &Router {
-        &self.inner.router
+    /// From now on every route is served, also on connections that were open before.
+    pub fn begin(&self, router: Router, cluster: ClusterId) {
+        let first = self.inner.serving.set(Serving { router, cluster }).is_ok();
+        assert!(first, "a node begins to serve once");
+    }
+
+    /// None until [`Self::begin`].
+    fn serving(&self) -> Option<&Serving> {
+        self.inner.serving.get()
+    }
+
+    /// What keeps the node from serving.
+    fn awaited(&self) -> String {
+        self.inner.awaited.borrow().clone()
     }
 
     fn is_draining(&self) -> bool {
@@ -110,6 +146,7 @@ impl Context {
 /// One request that was found to be well-formed so far.
 struct Call<'a> {
     context: &'a Context,
+    serving: &'a Serving,
     method: &'a Method,
     uri: &'a Uri,
     headers: &'a HeaderMap,
@@ -120,7 +157,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn router(&self) -> &Router {
-        self.context.router()
+        &self.serving.router
     }
 
     /// How the router is to go about it.
@@ -172,21 +209,25 @@ where
     let operation = route.operation(&request.method)?;
     let query = Query::parse(request.uri.query(), operation.parameters)?;
     let deadline = begun.after(timeout(&query)?);
-    let call = Call { context, method: &request.method, uri: &request.uri, headers: &request.headers, query, deadline };
+    let call = |query| {
+        let serving = context.serving().ok_or_else(|| Problem::new(Code::Starting, context.awaited()))?;
+        let (method, uri, headers) = (&request.method, &request.uri, &request.headers);
+        Ok::<_, Box<Problem>>(Call { context, serving, method, uri, headers, query, deadline })
+    };
     match route.endpoint {
-        Endpoint::KvKey => kv::by_path(&call, variable, body).await,
-        Endpoint::Kv => kv::by_query(&call, body).await,
-        Endpoint::ShardMap => admin::shard_map(&call),
-        Endpoint::Status => admin::status(&call),
-        Endpoint::AdminCluster => admin::cluster(&call),
-        Endpoint::AdminNodes => admin::nodes(&call).await,
-        Endpoint::AdminShards => admin::shards(&call).await,
-        Endpoint::AdminShard => admin::shard(&call, variable).await,
-        Endpoint::AdminRoute => admin::route(&call),
+        Endpoint::KvKey => kv::by_path(&call(query)?, variable, body).await,
+        Endpoint::Kv => kv::by_query(&call(query)?, body).await,
+        Endpoint::ShardMap => admin::shard_map(&call(query)?),
+        Endpoint::Status => admin::status(&call(query)?),
+        Endpoint::AdminCluster => admin::cluster(&call(query)?),
+        Endpoint::AdminNodes => admin::nodes(&call(query)?).await,
+        Endpoint::AdminShards => admin::shards(&call(query)?).await,
+        Endpoint::AdminShard => admin::shard(&call(query)?, variable).await,
+        Endpoint::AdminRoute => admin::route(&call(query)?),
         Endpoint::Livez => Ok(health::livez()),
-        Endpoint::Readyz => health::readyz(&call),
+        Endpoint::Readyz => health::readyz(context, &query),
         Endpoint::Version => Ok(health::version()),
-        Endpoint::Metrics => health::metrics(&call),
+        Endpoint::Metrics => Ok(health::metrics(context)),
         Endpoint::OpenApi => Ok(health::openapi()),
     }
 }

@@ -1,7 +1,8 @@
 //! The clients' listener: accepts connections, holds them to their limits, and ends them in order.
 //!
-//! Invariants: never more than `connections_max` connections are served, further ones wait; an error of one
-//! connection, or of one accept, ends nothing else; [`serve`] returns only when all of its tasks have ended.
+//! Invariants: never more than `connections_max` connections are served, further ones wait; a client that sends no head,
+//! or takes nothing of its answer, is not waited for without limit; an error of one connection, or of one accept, ends
+//! nothing else; [`serve`] returns only when all of its tasks have ended.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -26,7 +28,13 @@ use crate::transport::dial::{BoxedIo, Listener};
 /// Pause after a failed accept, which may be for want of file descriptors: others have to be closed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long requests in flight may go on once the server stops. Longer than the default deadline of a request.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take not a single byte of what is sent to it: then its connection, and the answer held for it,
+/// are given up. How long the whole answer takes is the client's affair.
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest head of a request, in bytes, and so what a connection may hold before its request is known. Four times what
+/// the longest path and parameters take when each of their bytes is percent-encoded.
+const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What is still read of a body whose request was answered early, so that the answer is not lost with a reset.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,7 +60,7 @@ pub async fn serve(mut listener: Box<dyn Listener>, context: Context, stop: Canc
     }
     drop(listener);
     tasks.close();
-    if tokio::time::timeout(FINISH_TIMEOUT, tasks.wait()).await.is_err() {
+    if tokio::time::timeout(limits.finish_timeout, tasks.wait()).await.is_err() {
         warn!(connections = tasks.len(), "requests did not finish in time; their connections are closed");
         abort.cancel();
         tasks.wait().await;
@@ -85,11 +93,15 @@ struct Connection {
 
 impl Connection {
     async fn run(&self, io: BoxedIo, remote: &str) {
+        let limits = &self.context.inner.limits;
+        let mut io = TimeoutStream::new(io);
+        io.set_write_timeout(Some(limits.write_timeout));
         let service = service_fn(|request| self.answer(request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.context.inner.limits.header_read_timeout)
-            .serve_connection(TokioIo::new(io), service);
+            .header_read_timeout(limits.header_read_timeout)
+            .max_header_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(Box::pin(io)), service);
         let mut connection = Box::pin(connection);
         let ended = tokio::select! {
             biased;
@@ -138,3 +150,7 @@ async fn drain(mut body: impl Body<Data = Bytes> + Unpin) {
         left = rest;
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

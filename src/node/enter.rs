@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::Error;
@@ -39,7 +40,7 @@ enum Seeds {
     NotYet(String),
 }
 
-/// Returns once the identity says which cluster and node this is, durably.
+/// Returns once the identity says which cluster and node this is, durably. Says in `awaited` what it waits for.
 pub(super) async fn enter(
     config: &ClusterConfig,
     profile: &NodeProfile,
@@ -47,6 +48,7 @@ pub(super) async fn enter(
     disk: &dyn Disk,
     peers: &Peers,
     directory: &Directory,
+    awaited: &watch::Sender<String>,
 ) -> Result<(), Error> {
     if !config.bootstrap && config.join.is_empty() {
         return Err(Error::NoWayIn);
@@ -65,6 +67,7 @@ pub(super) async fn enter(
         if round.is_multiple_of(LOG_EVERY_ROUNDS) {
             warn!(why, "not in a cluster yet; trying on");
         }
+        awaited.send_replace(format!("this node is not in a cluster yet: {why}"));
         round = round.wrapping_add(1);
         tokio::time::sleep(ROUND_PAUSE).await;
     }
