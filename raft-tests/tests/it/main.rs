@@ -4,3 +4,4 @@
 
 mod contract;
 mod nodes_in_simulation;
+mod three_replicas;
