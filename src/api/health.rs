@@ -99,7 +99,18 @@ fn missing_shards(catalog: &Catalog) -> Option<String> {
         .filter(|shard| shard.state != ShardState::Live)
         .map(|shard| shard.id.to_string())
         .collect();
-    (!creating.is_empty()).then(|| format!("shards in creation: {}", creating.join(", ")))
+    if !creating.is_empty() {
+        return Some(format!("shards in creation: {}", creating.join(", ")));
+    }
+    // A shard begins with its founder alone. Once it is whole it stays so: a voter that leaves is replaced first.
+    let wanted = usize::from(catalog.replication_factor);
+    let filling: Vec<String> = catalog
+        .shards
+        .values()
+        .filter(|shard| shard.replicas.iter().filter(|replica| replica.state != ReplicaState::Joining).count() < wanted)
+        .map(|shard| shard.id.to_string())
+        .collect();
+    (!filling.is_empty()).then(|| format!("shards with fewer than {wanted} voters: {}", filling.join(", ")))
 }
 
 /// Replicas that the catalog counts on here and that do not serve. One that is on its way in or out may be missing.

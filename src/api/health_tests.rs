@@ -24,7 +24,7 @@ fn catalog(shards: Vec<ShardDescriptor>) -> Catalog {
     Catalog {
         version: 1,
         cluster: ClusterId(1),
-        replication_factor: 3,
+        replication_factor: 1,
         initial_shards: 1,
         feature_level: 1,
         recovery_generation: 0,
@@ -98,6 +98,28 @@ fn a_cluster_that_is_being_made_is_not_ready() {
     let creating = ShardState::Creating { founder: ReplicaId(2) };
     let founding = catalog(vec![shard(1, ReplicaState::Joining, creating)]);
     assert_eq!(missing(Some(&founding), &[], false), ["shards"]);
+}
+
+#[test]
+fn a_cluster_is_ready_when_each_shard_has_as_many_voters_as_were_asked_for() {
+    use ReplicaState::{Joining, Voter};
+    let others = |states: [ReplicaState; 2]| {
+        (2..).zip(states).map(|(node, state)| ReplicaDescriptor { id: ReplicaId(10 * node), node: NodeId(node), state })
+    };
+    let reports = [report(0, ReportedRole::Leader, Some(1)), report(1, ReportedRole::Leader, Some(2))];
+    for (meta, data, filling) in [
+        ([Joining, Joining], [Joining, Joining], Some("0, 1")),
+        ([Voter, Voter], [Joining, Voter], Some("1")),
+        ([Voter, Voter], [Voter, Voter], None),
+    ] {
+        let mut shards = [META_SHARD.0, 1].map(|id| shard(id, Voter, ShardState::Live));
+        shards[0].replicas.extend(others(meta));
+        shards[1].replicas.extend(others(data));
+        let growing = Catalog { replication_factor: 3, ..catalog(shards.into()) };
+        let told = missing_shards(&growing);
+        assert_eq!(told.as_deref().and_then(|told| told.rsplit(": ").next()), filling);
+        assert_eq!(missing(Some(&growing), &reports, false).is_empty(), filling.is_none());
+    }
 }
 
 #[test]

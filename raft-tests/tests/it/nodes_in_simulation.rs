@@ -89,7 +89,7 @@ fn acknowledged_writes_survive_crashes_that_lose_what_was_not_synced() {
 fn a_cluster_grows_to_its_replication_factor_and_a_further_node_joins_empty() {
     async fn client(stage: Arc<Stage>) -> turmoil::Result {
         for nodes in 1..NODES {
-            sim::until(nodes, "/livez", |status, _| status == StatusCode::OK).await?;
+            sim::until(nodes, "/v1/status", |status, _| status == StatusCode::OK).await?;
             let (status, body) = sim::request(1, Method::PUT, "/v1/kv/early", Bytes::from_static(b"x")).await?;
             let body = String::from_utf8_lossy(&body).into_owned();
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "with {nodes} nodes: {body}");
