@@ -1,13 +1,17 @@
 //! `raft-tests show NAME`: one statement about a cluster of real processes, shown to be true with its figures, or false
-//! with exit code 1.
+//! with exit code 1. `raft-tests check FILE`: judges a recorded history.
 
 use std::process::ExitCode;
 
-use raft_tests::show;
+use raft_tests::{checker, show};
 
 const USAGE: &str = "\
 usage: raft-tests list
        raft-tests show NAME [--short] [--seed NUMBER] [--rounds NUMBER] [--minutes NUMBER] [--tree DIRECTORY]...
+       raft-tests check FILE [--picture OUT.html]
+
+`check` exits with 0 when the history is good, 1 when it is not, 2 when that is undecided, 3 when the file or the
+arguments are bad. The other commands exit with 1 when a statement is false, 2 when the arguments are bad.
 
 The program under test is RINGRAFT_BIN, or the `ringraft` beside this program. With KEEP_NODES=1 the nodes' data and
 logs are left behind.";
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
             (None, _) => usage(&format!("no show is named {name}; `raft-tests list` lists them")),
             (_, Err(why)) => usage(&why),
         },
+        ["check", rest @ ..] => ExitCode::from(checker::command(rest)),
         _ => usage("a command is missing"),
     }
 }

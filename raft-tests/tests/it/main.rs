@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod checked_histories;
 mod contract;
 mod nodes_in_simulation;
 mod three_replicas;
