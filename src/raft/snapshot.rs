@@ -240,8 +240,9 @@ struct Attempt {
     pieces: watch::Sender<u64>,
 }
 
-/// A snapshot that came whole. While `slot` lives no attempt begins: until openraft has installed this one. One that is not installed leaves its directory to the next attempt or the next start: after a switch that failed it may
-/// be the one that the registry names.
+/// A snapshot that came whole. While `slot` lives no attempt begins: until openraft has installed this one. One that is not
+/// installed leaves its directory to the next attempt or the next start: after a switch that failed it may be the one that
+/// the registry names.
 pub struct Complete {
     pub received: Received,
     pub vote: Vote,
