@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod fleet;
 pub mod history;
 pub mod http;
+pub mod record;
 pub mod show;
 pub mod sim;
 pub mod traffic;
