@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod history;
 pub mod http;
 pub mod record;
+pub mod report;
 pub mod show;
 pub mod sim;
 pub mod traffic;

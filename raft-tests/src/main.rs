@@ -1,14 +1,15 @@
 //! `raft-tests show NAME`: one statement about a cluster of real processes, shown to be true with its figures, or false
-//! with exit code 1. `raft-tests check FILE`: judges a recorded history.
+//! with exit code 1. `raft-tests check FILE`: judges a recorded history. `raft-tests report DIRECTORY...`: adds up runs.
 
 use std::process::ExitCode;
 
-use raft_tests::{checker, show};
+use raft_tests::{checker, report, show};
 
 const USAGE: &str = "\
 usage: raft-tests list
        raft-tests show NAME [--short] [--seed NUMBER] [--rounds NUMBER] [--minutes NUMBER] [--tree DIRECTORY]...
        raft-tests check FILE [--picture OUT.html]
+       raft-tests report DIRECTORY... [--html OUT.html] [--totals]
 
 `check` exits with 0 when the history is good, 1 when it is not, 2 when that is undecided, 3 when the file or the
 arguments are bad. The other commands exit with 1 when a statement is false, 2 when the arguments are bad.
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             (_, Err(why)) => usage(&why),
         },
         ["check", rest @ ..] => ExitCode::from(checker::command(rest)),
+        ["report", rest @ ..] => ExitCode::from(report::command(rest)),
         _ => usage("a command is missing"),
     }
 }

@@ -18,6 +18,7 @@ mod stale;
 use std::collections::BTreeMap;
 
 pub use command::command;
+pub(crate) use picture::escape;
 pub use picture::picture;
 
 use crate::history::{self, Answer, At, History, Mode, OpId, Operation, Outcome, Request};

@@ -235,7 +235,7 @@ fn draw_faults(html: &mut String, history: &History, layout: &Layout) {
 }
 
 /// For element text and quoted attributes. Control characters, which no browser takes, become a visible mark.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
