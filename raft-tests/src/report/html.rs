@@ -1,5 +1,5 @@
 //! The report as one HTML page that needs nothing else: what the runs come to, and for each run with a history how many
-//! requests were answered, refused and left unknown in each second, with the faults behind. All text is escaped.
+//! requests were answered, refused and left unknown in each second, and which faults stood. All text is escaped.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -28,8 +28,8 @@ const MICROS_PER_SECOND: u64 = 1_000_000;
 
 const STYLE: &str = "body{font:14px sans-serif;margin:1.5em;max-width:1200px;color:#222}table{border-collapse:collapse}\
 td,th{border:1px solid #ccc;padding:3px 9px;text-align:left}td.n{text-align:right}svg{border:1px solid #ccc}\
-text{font:10px sans-serif;fill:#333}.ok{fill:#7fbf7f}.fail{fill:#aaa}.info{fill:#f0ad4e}.fault{fill:#e57373;opacity:.3}\
-.void{fill:none;stroke:#c66;stroke-dasharray:4 3}.good{color:#1b7a1b}.bad{color:#c00;font-weight:bold}\
+text{font:10px sans-serif;fill:#333}.ok{fill:#7fbf7f}.fail{fill:#aaa}.info{fill:#f0ad4e}.fault{fill:#d33;opacity:.22}\
+.fault,.void{pointer-events:none}.void{fill:none;stroke:#c66;stroke-dasharray:4 3}.good{color:#1b7a1b}.bad{color:#c00;font-weight:bold}\
 code{background:#f4f4f4;padding:1px 4px}span.key{padding:1px 8px;margin-right:6px}";
 
 pub(super) fn page(found: &[Found], sums: &[Run]) -> String {
@@ -190,7 +190,6 @@ fn chart(html: &mut String, history: &History) {
     let height = |count: u32| f64::from(count) * CHART_HEIGHT_PX / f64::from(highest);
     let (bottom, total) = (HEAD_PX + CHART_HEIGHT_PX, HEAD_PX + CHART_HEIGHT_PX + FOOT_PX);
     let _ = writeln!(html, "<svg width=\"{CHART_WIDTH_PX}\" height=\"{total}\" role=\"img\">");
-    faults(html, history, &x, bottom);
     let width = (x(MICROS_PER_SECOND) - 1.0).max(1.0);
     for (&number, &second) in &seconds {
         let mut top = bottom;
@@ -208,6 +207,8 @@ fn chart(html: &mut String, history: &History) {
         }
         html.push_str("</g>\n");
     }
+    // In front, or the bars would hide them; they leave the titles of the bars within reach.
+    faults(html, history, &x, bottom);
     for number in (0..=last).step_by(SECONDS_BETWEEN_NAMES) {
         let _ =
             writeln!(html, "<text x=\"{:.1}\" y=\"{}\">{number} s</text>", x(number * MICROS_PER_SECOND), total - 6.0);
