@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use raft_tests::{checker, report, show};
+use raft_tests::{checker, powerfs, report, show};
 
 const USAGE: &str = "\
 usage: raft-tests list
@@ -37,6 +37,9 @@ fn main() -> ExitCode {
         },
         ["check", rest @ ..] => ExitCode::from(checker::command(rest)),
         ["report", rest @ ..] => ExitCode::from(report::command(rest)),
+        // For the tests of power loss: a file system, and a process to lose power under.
+        ["powerfs", rest @ ..] => powerfs::process::main(rest),
+        ["powerfs-writer", rest @ ..] => powerfs::writer::main(rest),
         _ => usage("a command is missing"),
     }
 }
