@@ -3,21 +3,69 @@
 use std::time::Duration;
 
 use fuser::Errno;
+use serde::{Deserialize, Serialize};
+
+/// What a failed call answers.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// EIO.
+    Io,
+    /// ENOSPC.
+    NoSpace,
+    /// EROFS.
+    ReadOnly,
+}
+
+impl From<Error> for Errno {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Io => Self::EIO,
+            Error::NoSpace => Self::ENOSPC,
+            Error::ReadOnly => Self::EROFS,
+        }
+    }
+}
 
 /// An error for every operation of one kind on matching paths, or for the next one only.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    pub errno: i32,
-    pub once: bool,
-    /// `*` is any run of characters, also with slashes; `?` any one.
-    pub paths: String,
+    error: Error,
+    once: bool,
+    paths: String,
+}
+
+impl Failure {
+    /// For every operation on every path, until it is taken back.
+    pub fn always(error: Error) -> Self {
+        Self { error, once: false, paths: "*".to_string() }
+    }
+
+    pub fn once(error: Error) -> Self {
+        Self { once: true, ..Self::always(error) }
+    }
+
+    /// Only where the path below the mount is meant: `*` is any run of characters, also with slashes; `?` any one.
+    pub fn on(self, paths: &str) -> Self {
+        Self { paths: paths.to_string(), ..self }
+    }
 }
 
 /// What a sync that lies leaves out: it answers that all is well and makes nothing durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     Files,
     Directories,
+    Both,
+}
+
+impl Lie {
+    pub(super) fn is_about(self, directory: bool) -> bool {
+        match self {
+            Self::Files => !directory,
+            Self::Directories => directory,
+            Self::Both => true,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -35,7 +83,7 @@ impl Faults {
     pub fn meet(failure: &mut Option<Failure>, path: &str) -> Result<(), Errno> {
         match failure {
             Some(found) if matches(&found.paths, path) => {
-                let errno = Errno::from_i32(found.errno);
+                let errno = Errno::from(found.error);
                 if found.once {
                     *failure = None;
                 }
@@ -47,7 +95,7 @@ impl Faults {
 }
 
 /// Whether a path is one that the pattern means.
-fn matches(pattern: &str, path: &str) -> bool {
+pub(super) fn matches(pattern: &str, path: &str) -> bool {
     let (pattern, path): (Vec<char>, Vec<char>) = (pattern.chars().collect(), path.chars().collect());
     let (mut at, mut place) = (0, 0);
     // The last star, and how far it reached.
@@ -92,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_failure_that_comes_once_is_used_up_by_the_first_match_alone() {
-        let mut failure = Some(Failure { errno: Errno::EIO.into(), once: true, paths: "*.log".to_string() });
+        let mut failure = Some(Failure::once(Error::Io).on("*.log"));
         assert!(Faults::meet(&mut failure, "CURRENT").is_ok());
         assert!(Faults::meet(&mut failure, "4.log").is_err());
         assert!(Faults::meet(&mut failure, "4.log").is_ok());

@@ -13,9 +13,10 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::Torn;
+use super::figures::Lost;
 
 pub const PAGE_BYTES: u64 = 4096;
-const SECTOR_BYTES: u64 = 512;
+pub const SECTOR_BYTES: u64 = 512;
 type Bytes = Box<[u8; PAGE_BYTES as usize]>;
 
 struct Page {
@@ -26,17 +27,6 @@ struct Page {
     /// States since the last sync. None: a failed sync lost the page. It shows, and no later sync writes it, as on
     /// Linux, where a failed sync leaves the page clean.
     states: u32,
-}
-
-/// What a power cut did to one file.
-#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Loss {
-    pub pages_dropped: u64,
-    pub pages_survived: u64,
-    /// The file was cut shorter, and is long again.
-    pub truncation_undone: bool,
-    /// The file's size was not durable, and is not the newest.
-    pub size_undone: bool,
 }
 
 #[derive(Default)]
@@ -55,6 +45,16 @@ impl Content {
 
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// What a clean cut leaves of it.
+    pub fn durable_size(&self) -> u64 {
+        self.durable_size
+    }
+
+    /// Whether a byte of what is durable shows, and so is read.
+    pub fn shows_durable(&self, offset: u64) -> bool {
+        offset < self.kept && !self.pages.contains_key(&(offset / PAGE_BYTES))
     }
 
     pub fn is_synced(&self) -> bool {
@@ -166,14 +166,14 @@ impl Content {
     }
 
     /// Writes to the object what survives the cut. The content is of no use afterwards.
-    pub fn cut(&self, object: &File, torn: Option<Torn>, rng: &mut StdRng) -> io::Result<Loss> {
+    pub fn cut(&self, object: &File, torn: Option<Torn>, rng: &mut StdRng) -> io::Result<Lost> {
         let dirty = self.pages.len() as u64;
         let shortened = self.kept < self.durable_size;
-        let nothing = Loss {
+        let nothing = Lost {
             pages_dropped: dirty,
-            pages_survived: 0,
-            truncation_undone: shortened,
-            size_undone: self.size != self.durable_size,
+            truncations_undone: u64::from(shortened),
+            sizes_undone: u64::from(self.size != self.durable_size),
+            ..Lost::default()
         };
         let Some(torn) = torn else {
             return Ok(nothing);
@@ -212,8 +212,8 @@ impl Content {
             size = size.max(self.size);
         }
         object.set_len(size)?;
-        let size_undone = size != self.size;
-        Ok(Loss { pages_dropped: dirty - survived, pages_survived: survived, truncation_undone: false, size_undone })
+        let sizes_undone = u64::from(size != self.size);
+        Ok(Lost { pages_dropped: dirty - survived, pages_survived: survived, sizes_undone, ..Lost::default() })
     }
 }
 

@@ -11,8 +11,10 @@ use fuser::{
     Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
     ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
+use ringraft::clock;
 
 use super::file::{Content, PAGE_BYTES};
+use super::mount::sleep;
 use super::names::Ino;
 use super::state::{Kind, Maker, State};
 
@@ -21,6 +23,7 @@ const NAMES_VALID: Duration = Duration::ZERO;
 /// Attributes may be kept: a node's number is not used again after a cut.
 const ATTRIBUTES_VALID: Duration = Duration::from_secs(60);
 const NAME_BYTES_MAX: u32 = 255;
+const SYNC_POLL: Duration = Duration::from_millis(2);
 /// What an unlimited file system says it has.
 const SPACE_SHOWN: u64 = 1 << 40;
 
@@ -64,15 +67,14 @@ impl Shared {
 
     /// Syncs after the delay that stands. Until then nothing is durable, and a cut finds it so.
     fn sync(&self, ino: Ino, reply: ReplyEmpty) {
-        let delay = self.lock().faults.sync_delay;
-        if delay.is_zero() {
+        if self.lock().faults.sync_delay.is_zero() {
             answer(reply, self.lock().sync(ino));
             return;
         }
         let shared = self.clone();
         // On a thread of its own, so that slow syncs do not hold up other requests.
         let wait = move || {
-            sleep(delay);
+            shared.wait_for_a_slow_disk(ino);
             answer(reply, shared.lock().sync(ino));
         };
         if let Err(error) = std::thread::Builder::new().name("slow-sync".to_string()).spawn(wait) {
@@ -80,11 +82,21 @@ impl Shared {
             eprintln!("powerfs: no thread for a slow sync: {error}");
         }
     }
-}
 
-#[expect(clippy::disallowed_methods, reason = "a slow disk takes its time")]
-fn sleep(time: Duration) {
-    std::thread::sleep(time);
+    /// Until the delay that stands then is over, or the power is off.
+    fn wait_for_a_slow_disk(&self, ino: Ino) {
+        let began = clock::now();
+        self.lock().count_delayed_sync();
+        loop {
+            {
+                let state = self.lock();
+                if clock::now().since(began) >= state.faults.sync_delay || state.node(ino).is_err() {
+                    return;
+                }
+            }
+            sleep(SYNC_POLL);
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "files have times")]

@@ -21,16 +21,56 @@
 //! they promise nothing here, as the first does on any. Locks are the kernel's own. Writes through a shared mapping
 //! arrive when the kernel writes them back, at `msync` at the latest.
 //!
+//! One node's data directory on it, from a runner, with everything that it can be asked for ([`Process`] has the details):
+//!
+//! ```no_run
+//! # use std::{path::Path, time::Duration};
+//! # use raft_tests::powerfs::{Cut, Damage, Error, Failure, Lie, Model, Options, Process, Torn};
+//! # async fn example(program: &Path, directory: &Path) -> std::io::Result<()> {
+//! let options = Options {
+//!     backing: directory.join("disk"), // what is durable, in `disk/tree`
+//!     mount: directory.join("data"),   // the node's `data_dir`
+//!     model: Model::Strict,
+//!     seed: 7,
+//! };
+//! // `program` is `raft-tests`: `std::env::current_exe()`, or CARGO_BIN_EXE_raft-tests in a test.
+//! let disk = Process::start(program, &options).await?;
+//!
+//! // Power loss: cut and kill, in this order; what was acknowledged before the cut must be there afterwards.
+//! let lost = disk.cut(Cut::torn(Torn::Sectors, 7)).await?; // or Cut::clean(), or Torn::Pages
+//! // ... SIGKILL to the node ...
+//! disk.resume().await?;
+//! assert!(lost.dropped() > 0, "the power loss took nothing: not confirmed");
+//! // ... start the node ...
+//!
+//! disk.sync_delay(Duration::from_millis(300)).await?; // confirmed by stats().syncs_delayed
+//! disk.fail_sync(Some(Failure::once(Error::Io).on("log/*"))).await?; // stats().syncs_failed
+//! disk.fail_write(Some(Failure::always(Error::Io).on("replicas/*"))).await?; // stats().writes_failed
+//! let used = disk.stats().await?.used_bytes;
+//! disk.space(Some(used + 100_000)).await?; // stats().space_refused
+//! disk.lie_about_sync(Some(Lie::Both)).await?; // the control: stats().syncs_lied
+//! disk.clear().await?; // all of the above
+//!
+//! // Rot, best done to a node that is down: stats().damage_read when it met it.
+//! let damaged = disk.damage("replicas/*.sst", Damage::Flip, 7).await?; // or Zeros, Shorten
+//! println!("{} at {}", damaged.path, damaged.offset);
+//! disk.stop().await // or drop
+//! # }
+//! ```
+//!
 //! The parts: [`file`] one file's content, [`names`] the namespace, [`state`] both together over the backing directory,
-//! [`fuse`] the kernel's requests, [`control`] commands over a socket, [`mount`] mounting, [`process`] the file system as
-//! a process of its own, which outlives the process under test, [`writer`] one to test with it.
+//! [`damage`] to what is durable, [`faults`] that stand, [`figures`] of what happened, [`fuse`] the kernel's requests,
+//! [`control`] the commands, [`mount`] mounting, [`process`] the file system as a process of its own, which outlives the
+//! process under test, [`writer`] one to test with it.
 //!
 //! The backing directory holds `tree`, what is durable, as plain files and directories, brought up to date at a cut and
 //! at the unmount; `objects`, the same files by number; and `mounted` while it is in use. A file system that ended without
 //! unmounting leaves `mounted` behind, and is refused: its `tree` is that of some earlier time.
 
 pub mod control;
+pub mod damage;
 pub mod faults;
+pub mod figures;
 pub mod file;
 pub mod fuse;
 pub mod mount;
@@ -39,19 +79,24 @@ pub mod process;
 pub mod state;
 pub mod writer;
 
+pub use damage::{Damage, Damaged};
+pub use faults::{Error, Failure, Lie};
+pub use figures::{Lost, Stats};
 pub use mount::{Mount, Options};
 pub use names::Model;
 pub use process::Process;
 
+use serde::{Deserialize, Serialize};
+
 /// How finely a cut tears what was not synced.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Torn {
     Pages,
     Sectors,
 }
 
 /// A loss of power. `torn: None` keeps nothing that was not synced.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cut {
     pub torn: Option<Torn>,
     pub seed: u64,

@@ -3,11 +3,13 @@
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption};
+use ringraft::clock;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::control;
+use super::control::{self, Answer, Command};
 use super::fuse::{Kernel, Shared};
 use super::names::Model;
 use super::state::State;
@@ -17,6 +19,10 @@ const SOURCE: &str = "powerfs";
 const TYPE: &str = "fuse";
 /// More than one, so that a read goes on beside a write.
 const THREADS: usize = 2;
+/// The kernel hangs up at once after the unmount, unless a mount namespace that was made meanwhile has a copy of the
+/// mount: then never, and the copy is left to a file system without power.
+const JOIN_LIMIT: Duration = Duration::from_secs(2);
+const JOIN_POLL: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -69,8 +75,8 @@ impl Mount {
         &self.shared
     }
 
-    /// Carries a command out, see [`control`].
-    pub fn run(&self, command: &str) -> Result<String, String> {
+    /// Carries a command out.
+    pub fn run(&self, command: &Command) -> Result<Answer, String> {
         control::run(&self.shared, command)
     }
 
@@ -82,7 +88,13 @@ impl Mount {
     fn unmount(&mut self) -> io::Result<()> {
         let Some(session) = self.session.take() else { return Ok(()) };
         if unmount(&self.path, UnmountFlags::empty()).is_ok() {
-            session.join()?;
+            let deadline = clock::now().after(JOIN_LIMIT);
+            while !session.guard.is_finished() && clock::now() < deadline {
+                sleep(JOIN_POLL);
+            }
+            if session.guard.is_finished() {
+                session.join()?;
+            }
         } else {
             // Something still has files open. What it does from now on meets a file system without power.
             unmount(&self.path, UnmountFlags::DETACH)?;
@@ -100,7 +112,7 @@ impl Drop for Mount {
 }
 
 /// Takes a mount of ours away that has nobody behind it any more. Nothing else is ever unmounted.
-fn unmount_stale(path: &Path) -> io::Result<()> {
+pub(super) fn unmount_stale(path: &Path) -> io::Result<()> {
     // The mount itself cannot be looked at when nobody answers, its parent can.
     let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Ok(()) };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -131,4 +143,9 @@ fn escape(path: &Path) -> String {
         other => char::from(*other).to_string(),
     });
     escaped.collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "outside of a runtime, and a slow disk takes its time")]
+pub(super) fn sleep(time: Duration) {
+    std::thread::sleep(time);
 }

@@ -7,12 +7,13 @@
 //! node; every regular file has its durable content in `objects/<number>`.
 
 mod backing;
+mod entries;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -21,10 +22,13 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::Cut;
-use super::faults::{Faults, Lie};
+use super::damage::Places;
+use super::faults::Faults;
+use super::figures::{Lost, Stats};
 use super::file::Content;
 use super::names::{Ino, Model, Names};
-use backing::{keep_mode, object_of, object_path};
+pub(super) use backing::object_of;
+use backing::{keep_mode, object_path};
 
 pub const ROOT: Ino = 1;
 /// Removed files that are kept before their space is given back.
@@ -64,34 +68,19 @@ pub struct Maker {
     pub now: SystemTime,
 }
 
-/// What was done and what was lost. The last cut's figures say whether it took effect.
-#[derive(Default, Clone, Debug, PartialEq, Eq)]
-pub struct Stats {
-    pub writes: u64,
-    pub file_syncs: u64,
-    pub directory_syncs: u64,
-    pub failed: u64,
-    pub cuts: u64,
-    pub cut_pages_dropped: u64,
-    pub cut_pages_survived: u64,
-    pub cut_sizes_undone: u64,
-    pub cut_truncations_undone: u64,
-    pub cut_names_dropped: u64,
-    pub cut_names_survived: u64,
-}
-
 pub struct State {
-    backing: PathBuf,
+    pub(super) backing: PathBuf,
     model: Model,
-    nodes: BTreeMap<Ino, Node>,
-    names: Names,
+    pub(super) nodes: BTreeMap<Ino, Node>,
+    pub(super) names: Names,
     next: Ino,
     /// Between a cut and `resume`.
     down: bool,
     rng: StdRng,
     removed: u64,
     pub faults: Faults,
-    pub stats: Stats,
+    pub(super) damaged: Places,
+    stats: Stats,
 }
 
 impl State {
@@ -116,6 +105,7 @@ impl State {
             rng: StdRng::seed_from_u64(seed),
             removed: 0,
             faults: Faults::default(),
+            damaged: Places::default(),
             stats: Stats::default(),
         };
         state.load()?;
@@ -140,65 +130,45 @@ impl State {
         fs::remove_file(self.backing.join("mounted"))
     }
 
-    /// The power fails. Gives the nodes that are no more.
-    pub fn cut(&mut self, cut: Cut) -> io::Result<Vec<Ino>> {
+    /// The power fails. Gives the nodes that are no more, and what was lost.
+    pub fn cut(&mut self, cut: Cut) -> io::Result<(Vec<Ino>, Lost)> {
         if self.down {
             return Err(io::Error::other("the power is off already"));
         }
         let mut rng = StdRng::seed_from_u64(cut.seed);
         let (survived, dropped) = self.names.cut(cut, self.model);
-        let mut stats = Stats { cuts: self.stats.cuts + 1, ..self.stats.clone() };
-        (stats.cut_names_survived, stats.cut_names_dropped) = (survived as u64, dropped as u64);
-        (stats.cut_pages_dropped, stats.cut_pages_survived) = (0, 0);
-        (stats.cut_sizes_undone, stats.cut_truncations_undone) = (0, 0);
+        let mut lost = Lost { names_survived: survived as u64, names_dropped: dropped as u64, ..Lost::default() };
         for (ino, node) in &mut self.nodes {
             let Kind::File { content, object } = &mut node.kind else { continue };
             if !content.is_synced() {
-                let loss = content.cut(object_of(&self.backing, *ino, object)?, cut.torn, &mut rng)?;
+                lost += content.cut(object_of(&self.backing, *ino, object)?, cut.torn, &mut rng)?;
                 *object = None;
-                stats.cut_pages_dropped += loss.pages_dropped;
-                stats.cut_pages_survived += loss.pages_survived;
-                stats.cut_sizes_undone += u64::from(loss.size_undone);
-                stats.cut_truncations_undone += u64::from(loss.truncation_undone);
             }
         }
-        self.stats = stats;
+        self.stats.cuts += 1;
+        self.stats.lost += lost;
         self.down = true;
         self.write_tree()?;
         let gone = self.nodes.keys().copied().collect();
         self.load()?;
-        Ok(gone)
+        Ok((gone, lost))
     }
 
     pub fn resume(&mut self) {
         self.down = false;
     }
 
-    /// Turns a bit of durable content over, as a disk does that rots. Gives the node.
-    pub fn flip(&mut self, path: &str, offset: u64, bit: u8) -> io::Result<Ino> {
-        let mut ino = ROOT;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            ino = self.names.get(ino, OsStr::new(name)).ok_or(io::ErrorKind::NotFound)?;
-        }
-        let node = self.nodes.get_mut(&ino).ok_or(io::ErrorKind::NotFound)?;
-        let Kind::File { object, .. } = &mut node.kind else {
-            return Err(io::Error::other("not a regular file"));
-        };
-        let object = object_of(&self.backing, ino, object)?;
-        let mut byte = [0];
-        object.read_exact_at(&mut byte, offset)?;
-        byte[0] ^= 1_u8.checked_shl(u32::from(bit)).filter(|mask| *mask != 0).ok_or(io::ErrorKind::InvalidInput)?;
-        object.write_all_at(&byte, offset)?;
-        Ok(ino)
-    }
-
-    /// Pages and changes of the namespace that a cut at this moment could lose.
-    pub fn unsynced(&self) -> (u64, usize) {
+    pub fn stats(&self) -> Stats {
         let pages = self.nodes.values().map(|node| match &node.kind {
             Kind::File { content, .. } => content.unsynced_pages(),
-            _ => 0,
+            Kind::Directory | Kind::Symlink(_) => 0,
         });
-        (pages.sum(), self.names.pending())
+        let (unsynced_pages, unsynced_names) = (pages.sum(), self.names.pending() as u64);
+        Stats { unsynced_pages, unsynced_names, used_bytes: self.used(), ..self.stats }
+    }
+
+    pub fn count_delayed_sync(&mut self) {
+        self.stats.syncs_delayed += 1;
     }
 
     fn up(&self) -> Result<(), Errno> {
@@ -246,94 +216,15 @@ impl State {
         }
     }
 
-    /// Entries of a directory with `.` and `..`.
-    pub fn list(&self, directory: Ino) -> Result<Vec<(OsString, Ino)>, Errno> {
-        let node = self.node(directory)?;
-        let own = [(OsString::from("."), directory), (OsString::from(".."), node.home.0)];
-        Ok(own.into_iter().chain(self.names.list(directory).map(|(name, ino)| (name.clone(), ino))).collect())
-    }
-
-    pub fn make(&mut self, directory: Ino, name: &OsStr, kind: Kind, maker: &Maker) -> Result<Ino, Errno> {
-        self.node(directory)?;
-        if self.names.get(directory, name).is_some() {
-            return Err(Errno::EEXIST);
-        }
-        self.want_space(ENTRY_BYTES)?;
-        let ino = self.next;
-        self.next += 1;
-        let times = Times { accessed: maker.now, modified: maker.now, changed: maker.now };
-        let home = (directory, name.to_os_string());
-        let (mode, owner) = (maker.mode & 0o7777, maker.owner);
-        let mut node = Node { kind, mode, owner, times, links: 1, opens: 0, lookups: 1, home };
-        if let Kind::File { object, .. } = &mut node.kind {
-            let path = object_path(&self.backing, ino);
-            let made = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-            *object = Some(made);
-            keep_mode(&path, node.mode, node.owner)?;
-        }
-        self.nodes.insert(ino, node);
-        self.names.set(directory, name, Some(ino));
-        self.touch(directory, maker.now)?;
-        Ok(ino)
-    }
-
-    pub fn link(&mut self, ino: Ino, directory: Ino, name: &OsStr, now: SystemTime) -> Result<(), Errno> {
-        self.node(directory)?;
-        if self.names.get(directory, name).is_some() {
-            return Err(Errno::EEXIST);
-        }
-        let node = self.node_mut(ino)?;
-        node.links += 1;
-        node.lookups += 1;
-        node.times.changed = now;
-        self.names.set(directory, name, Some(ino));
-        self.touch(directory, now)
-    }
-
-    pub fn remove(&mut self, directory: Ino, name: &OsStr, now: SystemTime) -> Result<(), Errno> {
-        self.node(directory)?;
-        let ino = self.names.get(directory, name).ok_or(Errno::ENOENT)?;
-        if !self.names.is_empty(ino) {
-            return Err(Errno::ENOTEMPTY);
-        }
-        self.names.set(directory, name, None);
-        self.unlinked(ino, now)?;
-        self.touch(directory, now)
-    }
-
-    pub fn rename(
-        &mut self,
-        from: (Ino, &OsStr),
-        to: (Ino, &OsStr),
-        replace: bool,
-        now: SystemTime,
-    ) -> Result<(), Errno> {
-        self.node(from.0)?;
-        self.node(to.0)?;
-        let ino = self.names.get(from.0, from.1).ok_or(Errno::ENOENT)?;
-        let replaced = self.names.get(to.0, to.1);
-        match replaced {
-            Some(_) if !replace => return Err(Errno::EEXIST),
-            Some(replaced) if replaced == ino => return Ok(()),
-            Some(replaced) if !self.names.is_empty(replaced) => return Err(Errno::ENOTEMPTY),
-            _ => {}
-        }
-        let is_directory = matches!(self.node(ino)?.kind, Kind::Directory);
-        self.names.rename(from, to, ino, is_directory);
-        let node = self.node_mut(ino)?;
-        node.home = (to.0, to.1.to_os_string());
-        node.times.changed = now;
-        if let Some(replaced) = replaced {
-            self.unlinked(replaced, now)?;
-        }
-        self.touch(from.0, now)?;
-        self.touch(to.0, now)
-    }
-
     pub fn read(&mut self, ino: Ino, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
         self.up()?;
         let (content, object) = self.content(ino)?;
-        Ok(content.read(object, offset, length)?)
+        let found = content.read(object, offset, length)?;
+        if self.damaged.is_any() {
+            let inode = self.content(ino)?.1.metadata()?.ino();
+            self.stats.damage_read += u64::from(self.damaged.meet(inode, offset, length as u64));
+        }
+        Ok(found)
     }
 
     pub fn write(&mut self, ino: Ino, offset: u64, data: &[u8], now: SystemTime) -> Result<(), Errno> {
@@ -384,7 +275,7 @@ impl State {
         let is_directory = matches!(self.node(ino)?.kind, Kind::Directory);
         let path = self.path(ino);
         if let Err(errno) = Faults::meet(&mut self.faults.fail_sync, &path) {
-            self.stats.failed += 1;
+            self.stats.syncs_failed += 1;
             if !is_directory {
                 self.content(ino)?.0.fail_sync();
             }
@@ -395,7 +286,8 @@ impl State {
         } else {
             self.stats.file_syncs += 1;
         }
-        if self.faults.lie == Some(if is_directory { Lie::Directories } else { Lie::Files }) {
+        if self.faults.lie.is_some_and(|lie| lie.is_about(is_directory)) {
+            self.stats.syncs_lied += 1;
             return Ok(());
         }
         if !is_directory {
@@ -437,7 +329,7 @@ impl State {
         if self.faults.fail_write.is_some() {
             let path = self.path(ino);
             if let Err(errno) = Faults::meet(&mut self.faults.fail_write, &path) {
-                self.stats.failed += 1;
+                self.stats.writes_failed += 1;
                 return Err(errno);
             }
         }
@@ -449,7 +341,7 @@ impl State {
     fn want_space(&mut self, more: u64) -> Result<(), Errno> {
         match self.faults.space {
             Some(space) if self.used().saturating_add(more) > space => {
-                self.stats.failed += 1;
+                self.stats.space_refused += 1;
                 Err(Errno::ENOSPC)
             }
             _ => Ok(()),
@@ -496,6 +388,14 @@ impl State {
         });
         self.names.retain(|ino| self.nodes.contains_key(&ino));
         self.removed = 0;
-        gone.into_iter().try_for_each(|ino| fs::remove_file(object_path(&self.backing, ino)))
+        for ino in gone {
+            let path = object_path(&self.backing, ino);
+            if self.damaged.is_any() {
+                let removed = fs::metadata(&path)?.ino();
+                self.damaged.retain(|inode| inode != removed);
+            }
+            fs::remove_file(path)?;
+        }
+        Ok(())
     }
 }

@@ -5,4 +5,5 @@
 mod checked_histories;
 mod contract;
 mod nodes_in_simulation;
+mod powerfs;
 mod three_replicas;

@@ -50,7 +50,10 @@ impl State {
         fs::create_dir(&objects)?;
         let tree = self.backing.join("tree");
         self.nodes.insert(ROOT, node_on_disk(&fs::metadata(&tree)?, Kind::Directory, (ROOT, OsString::new())));
-        self.load_directory(ROOT, &tree, &mut BTreeMap::new())
+        let mut files = BTreeMap::new();
+        self.load_directory(ROOT, &tree, &mut files)?;
+        self.damaged.retain(|inode| files.contains_key(&inode));
+        Ok(())
     }
 
     fn load_directory(&mut self, ino: Ino, path: &Path, files: &mut BTreeMap<u64, Ino>) -> io::Result<()> {
@@ -88,7 +91,7 @@ pub(super) fn object_path(backing: &Path, ino: Ino) -> PathBuf {
     backing.join("objects").join(ino.to_string())
 }
 
-pub(super) fn object_of<'a>(backing: &Path, ino: Ino, object: &'a mut Option<File>) -> io::Result<&'a File> {
+pub(in super::super) fn object_of<'a>(backing: &Path, ino: Ino, object: &'a mut Option<File>) -> io::Result<&'a File> {
     if object.is_none() {
         *object = Some(OpenOptions::new().read(true).write(true).open(object_path(backing, ino))?);
     }

@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use raft_tests::powerfs::control::figure;
-use raft_tests::powerfs::{Model, Mount, Options};
+use raft_tests::powerfs::control::{Answer, Command};
+use raft_tests::powerfs::{Cut, Lost, Model, Mount, Options, Stats};
 use tempfile::TempDir;
 
 #[expect(clippy::disallowed_methods, reason = "tests take real time")]
@@ -31,18 +31,33 @@ impl Powered {
         self.mount.path().join(name)
     }
 
-    pub(crate) fn run(&self, command: &str) -> String {
-        self.mount.run(command).unwrap()
+    pub(crate) fn run(&self, command: Command) -> Answer {
+        self.mount.run(&command).unwrap()
     }
 
     /// The power fails and comes back.
-    pub(crate) fn cut(&self, how: &str) {
-        self.run(&format!("cut {how}"));
-        self.run("resume");
+    pub(crate) fn cut(&self, cut: Cut) -> Lost {
+        let lost = self.off(cut);
+        self.resume();
+        lost
     }
 
-    pub(crate) fn figure(&self, name: &str) -> u64 {
-        figure(&self.run("stats"), name).unwrap()
+    pub(crate) fn off(&self, cut: Cut) -> Lost {
+        match self.run(Command::Cut(cut)) {
+            Answer::Lost(lost) => lost,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn resume(&self) {
+        self.run(Command::Resume);
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        match self.run(Command::Stats) {
+            Answer::Stats(stats) => stats,
+            other => panic!("{other:?}"),
+        }
     }
 }
 

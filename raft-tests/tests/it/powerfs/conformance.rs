@@ -11,7 +11,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
-use crate::support::{Powered, Seen, picture, sync};
+use super::skipped;
+use super::support::{Powered, Seen, picture, sync};
 
 const SEEDS: u64 = 60;
 const OPERATIONS: usize = 250;
@@ -167,7 +168,11 @@ impl Side {
 }
 
 /// Directory symlinks could lead out of the root or round in circles; the pictures do not follow them.
-pub(crate) fn random_operations(_: u64) {
+#[test]
+fn looks_like_a_plain_directory_whatever_is_done_to_it() {
+    if skipped() {
+        return;
+    }
     let mut worked = 0;
     for seed in 0..SEEDS {
         let powered = Powered::new(Model::Strict);
@@ -203,14 +208,18 @@ pub(crate) fn random_operations(_: u64) {
 
 fn assert_same(here: &Path, there: &Path, seed: u64) {
     let (here, there) = (picture(here), picture(there));
-    let names = |picture: &crate::support::Picture| picture.keys().cloned().collect::<Vec<_>>();
+    let names = |picture: &super::support::Picture| picture.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&here), names(&there), "seed {seed}");
     for (path, seen) in &there {
         assert!(here[path] == *seen, "seed {seed}: {} differs", path.display());
     }
 }
 
-pub(crate) fn handles_and_locks(_: u64) {
+#[test]
+fn handles_of_removed_files_go_on_and_locks_hold() {
+    if skipped() {
+        return;
+    }
     let powered = Powered::new(Model::Strict);
     let path = powered.path("file");
     let mut file = File::create_new(&path).unwrap();

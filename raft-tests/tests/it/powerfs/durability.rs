@@ -6,11 +6,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use raft_tests::powerfs::Model;
+use raft_tests::powerfs::{Cut, Lost, Model, Torn};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::support::{Powered, sync};
+use super::skipped;
+use super::support::{Powered, sync};
 
 const SEEDS: u64 = 300;
 const OPERATIONS: usize = 60;
@@ -230,7 +231,11 @@ fn prepare(powered: &Powered) {
     }
 }
 
-pub(crate) fn clean_cuts(_: u64) {
+#[test]
+fn a_clean_cut_keeps_what_was_synced_and_nothing_else() {
+    if skipped() {
+        return;
+    }
     let powered = Powered::new(Model::Strict);
     let (mut kept, mut pages, mut names) = (0, 0, 0);
     for seed in 0..SEEDS {
@@ -239,45 +244,41 @@ pub(crate) fn clean_cuts(_: u64) {
         let before: BTreeMap<Place, Vec<u8>> =
             history.now().into_iter().map(|(place, file)| (place, history.files[file].newest().clone())).collect();
         assert_eq!(found(&powered), before, "seed {seed}: before the cut");
-        powered.cut("clean");
+        let lost = powered.cut(Cut::clean());
         let expected: BTreeMap<Place, Vec<u8>> =
             history.durable().into_iter().map(|(place, file)| (place, history.files[file].states[0].clone())).collect();
         assert_eq!(found(&powered), expected, "seed {seed}");
         kept += expected.values().filter(|content| !content.is_empty()).count();
-        pages += powered.figure("cut_pages_dropped");
-        names += powered.figure("cut_names_dropped");
-        assert_eq!(powered.figure("cut_pages_survived") + powered.figure("cut_names_survived"), 0);
-        assert_eq!(powered.figure("unsynced_pages") + powered.figure("unsynced_names"), 0);
+        pages += lost.pages_dropped;
+        names += lost.names_dropped;
+        let stats = powered.stats();
+        assert_eq!((lost.survived(), stats.unsynced_pages, stats.unsynced_names), (0, 0, 0));
     }
     println!("clean: {SEEDS} cuts kept {kept} files with content, dropped {pages} pages and {names} names");
     assert!(kept > 100 && pages > 1000 && names > 1000, "too little was kept or lost to show anything");
 }
 
-pub(crate) fn torn_cuts(_: u64) {
-    let mut counts = BTreeMap::new();
+#[test]
+fn a_torn_cut_leaves_states_that_existed_page_by_page_and_name_by_name() {
+    if skipped() {
+        return;
+    }
+    let (mut total, mut from_between) = (Lost::default(), 0);
     for model in [Model::Strict, Model::Journal] {
         let powered = Powered::new(model);
         for seed in 0..SEEDS {
             prepare(&powered);
             let history = work(&powered, &mut StdRng::seed_from_u64(seed));
-            powered.cut(&format!("pages {seed}"));
-            *counts.entry("from_between").or_insert(0) += check_torn(&history, &found(&powered), model, seed);
-            for figure in [
-                "pages_dropped",
-                "pages_survived",
-                "names_dropped",
-                "names_survived",
-                "sizes_undone",
-                "truncations_undone",
-            ] {
-                *counts.entry(figure).or_insert(0) += powered.figure(&format!("cut_{figure}"));
-            }
+            let lost = powered.cut(Cut::torn(Torn::Pages, seed));
+            from_between += check_torn(&history, &found(&powered), model, seed);
+            total += lost;
         }
     }
-    println!("torn: {counts:?}");
-    for (figure, count) in counts {
-        assert!(count > 20, "{figure} only {count} times");
-    }
+    println!("torn: {total:?}, {from_between} files with a page from between two syncs");
+    let Lost { pages_dropped, pages_survived, sizes_undone, truncations_undone, names_dropped, names_survived } = total;
+    let pages = [pages_dropped, pages_survived, from_between];
+    let counts = [pages, [sizes_undone, truncations_undone, names_dropped], [names_survived; 3]].concat();
+    assert!(counts.iter().all(|count| *count > 20), "something was too rare to show anything: {total:?}");
 }
 
 /// Says how many files have a page from between two syncs.
@@ -305,7 +306,11 @@ fn check_torn(history: &History, found: &BTreeMap<Place, Vec<u8>>, model: Model,
     from_between
 }
 
-pub(crate) fn rename_over(_: u64) {
+#[test]
+fn a_rename_over_a_file_leaves_the_old_one_or_the_new_one() {
+    if skipped() {
+        return;
+    }
     let powered = Powered::new(Model::Strict);
     let (old, new) = (powered.path("CURRENT"), powered.path("CURRENT.new"));
     let mut seen = BTreeSet::new();
@@ -314,7 +319,7 @@ pub(crate) fn rename_over(_: u64) {
         sync(powered.mount.path());
         write_synced(&new, b"new");
         fs::rename(&new, &old).unwrap();
-        powered.cut(if seed == 0 { "clean".to_string() } else { format!("pages {seed}") }.as_str());
+        powered.cut(if seed == 0 { Cut::clean() } else { Cut::torn(Torn::Pages, seed) });
         let content = fs::read_to_string(&old).unwrap();
         assert!(content == "old" || content == "new", "{content:?}");
         // The draft's own entry was never synced: it may be there beside the old one, never beside itself renamed.
@@ -333,7 +338,7 @@ pub(crate) fn rename_over(_: u64) {
         write_synced(&new, content.as_bytes());
         fs::rename(&new, &old).unwrap();
         sync(powered.mount.path());
-        powered.cut(&format!("sectors {seed}"));
+        powered.cut(Cut::torn(Torn::Sectors, seed));
         assert_eq!(fs::read_to_string(&old).unwrap(), content);
     }
 
@@ -341,7 +346,7 @@ pub(crate) fn rename_over(_: u64) {
     fs::write(&new, b"never synced").unwrap();
     fs::rename(&new, &old).unwrap();
     sync(powered.mount.path());
-    powered.cut("clean");
+    powered.cut(Cut::clean());
     assert_eq!(fs::read(&old).unwrap(), b"");
 }
 
@@ -351,7 +356,11 @@ fn write_synced(path: &Path, content: &[u8]) {
     file.sync_all().unwrap();
 }
 
-pub(crate) fn truncation(_: u64) {
+#[test]
+fn what_was_truncated_is_never_there_beside_what_came_after() {
+    if skipped() {
+        return;
+    }
     let powered = Powered::new(Model::Strict);
     let path = powered.path("file");
     let mut seen = BTreeSet::new();
@@ -362,7 +371,7 @@ pub(crate) fn truncation(_: u64) {
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(0).unwrap();
         file.write_all_at(&[9; PAGE], 2 * PAGE as u64).unwrap();
-        powered.cut(&format!("pages {seed}"));
+        powered.cut(Cut::torn(Torn::Pages, seed));
         let left = fs::read(&path).unwrap();
         let (is_old, is_new) = (left == old, !left.contains(&7));
         assert!(is_old || is_new, "seed {seed}: what was cut off is there beside what came after");
@@ -371,36 +380,44 @@ pub(crate) fn truncation(_: u64) {
     assert_eq!(seen.len(), 3, "the old content, nothing, and the new size with or without its page: {seen:?}");
 }
 
-pub(crate) fn hard_links(_: u64) {
+#[test]
+fn two_names_of_one_file_are_one_file_after_a_cut() {
+    if skipped() {
+        return;
+    }
     let powered = Powered::new(Model::Strict);
     let (one, other) = (powered.path("one"), powered.path("other"));
     write_synced(&one, b"before");
     fs::hard_link(&one, &other).unwrap();
     sync(powered.mount.path());
-    powered.cut("clean");
+    powered.cut(Cut::clean());
     assert_eq!(fs::metadata(&one).unwrap().nlink(), 2);
     write_synced(&one, b"after");
     assert_eq!(fs::read(&other).unwrap(), b"after");
     fs::remove_file(&one).unwrap();
     sync(powered.mount.path());
-    powered.cut("clean");
+    powered.cut(Cut::clean());
     assert!(!one.exists());
     assert_eq!((fs::read(&other).unwrap(), fs::metadata(&other).unwrap().nlink()), (b"after".to_vec(), 1));
 }
 
-pub(crate) fn new_file(_: u64) {
+#[test]
+fn a_new_file_needs_its_directory_synced_unless_there_is_a_journal() {
+    if skipped() {
+        return;
+    }
     for (model, expected) in [(Model::Strict, false), (Model::Journal, true)] {
         let powered = Powered::new(model);
         fs::create_dir(powered.path("directory")).unwrap();
         write_synced(&powered.path("directory/file"), b"synced");
-        powered.cut("clean");
+        powered.cut(Cut::clean());
         assert_eq!(powered.path("directory/file").exists(), expected, "{model:?}");
         // A synced directory that its own parent does not know is gone with all that is in it.
         fs::create_dir_all(powered.path("parent/child")).unwrap();
         write_synced(&powered.path("parent/child/file"), b"synced");
         sync(&powered.path("parent/child"));
         sync(&powered.path("parent"));
-        powered.cut("clean");
+        powered.cut(Cut::clean());
         assert_eq!(powered.path("parent").exists(), expected, "{model:?}");
     }
     let powered = Powered::new(Model::Strict);
@@ -409,7 +426,7 @@ pub(crate) fn new_file(_: u64) {
     // In any order: the child's entries are durable before there is a way to them.
     sync(&powered.path("directory"));
     sync(powered.mount.path());
-    powered.cut("clean");
+    powered.cut(Cut::clean());
     assert_eq!(fs::read(powered.path("directory/file")).unwrap(), b"synced");
 }
 
@@ -422,7 +439,7 @@ fn survivors(model: Model) -> Vec<Vec<usize>> {
         for number in 0..10 {
             File::create_new(path(number)).unwrap();
         }
-        powered.cut(&format!("pages {seed}"));
+        powered.cut(Cut::torn(Torn::Pages, seed));
         let left: Vec<usize> = (0..10).filter(|number| path(*number).exists()).collect();
         left.iter().for_each(|number| fs::remove_file(path(*number)).unwrap());
         left
@@ -430,7 +447,11 @@ fn survivors(model: Model) -> Vec<Vec<usize>> {
     (0..40).map(survivors).collect()
 }
 
-pub(crate) fn journal(_: u64) {
+#[test]
+fn with_a_journal_what_survives_is_a_prefix_else_any_subset() {
+    if skipped() {
+        return;
+    }
     let is_prefix = |left: &Vec<usize>| left.iter().enumerate().all(|(place, number)| place == *number);
     let journal = survivors(Model::Journal);
     assert!(journal.iter().all(is_prefix), "{journal:?}");
@@ -438,7 +459,11 @@ pub(crate) fn journal(_: u64) {
     assert!(!survivors(Model::Strict).iter().all(is_prefix), "any subset may survive");
 }
 
-pub(crate) fn moved_directories(_: u64) {
+#[test]
+fn no_cut_takes_moved_directories_out_of_reach() {
+    if skipped() {
+        return;
+    }
     let powered = Powered::new(Model::Strict);
     let mut seen = BTreeSet::new();
     for seed in 0..40 {
@@ -448,8 +473,8 @@ pub(crate) fn moved_directories(_: u64) {
         // The second move without the first would put each below the other, and both out of reach.
         fs::rename(powered.path("a/b"), powered.path("b")).unwrap();
         fs::rename(powered.path("a"), powered.path("b/a")).unwrap();
-        powered.cut(&format!("pages {seed}"));
-        let left: Vec<PathBuf> = crate::support::picture(powered.mount.path()).into_keys().collect();
+        powered.cut(Cut::torn(Torn::Pages, seed));
+        let left: Vec<PathBuf> = super::support::picture(powered.mount.path()).into_keys().collect();
         assert_eq!(left.len(), 2, "seed {seed}: {left:?}");
         fs::remove_dir_all(powered.path(left[0].to_str().unwrap())).unwrap();
         if left[1].components().count() == 1 {
@@ -460,7 +485,11 @@ pub(crate) fn moved_directories(_: u64) {
     assert_eq!(seen.len(), 3, "before, between and after: {seen:?}");
 }
 
-pub(crate) fn old_handles(_: u64) {
+#[test]
+fn handles_from_before_a_cut_fail_for_ever() {
+    if skipped() {
+        return;
+    }
     let powered = Powered::new(Model::Strict);
     let path = powered.path("file");
     write_synced(&path, b"synced");
@@ -468,14 +497,14 @@ pub(crate) fn old_handles(_: u64) {
     let mut old = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let mut cached = [0; 6];
     old.read_exact(&mut cached).unwrap();
-    powered.run("cut clean");
+    powered.off(Cut::clean());
     let eio = |result: std::io::Result<()>| {
         let error = result.expect_err("the power is off");
         assert_eq!(error.raw_os_error(), Some(5), "{error}");
     };
     for resumed in [false, true] {
         if resumed {
-            powered.run("resume");
+            powered.resume();
         } else {
             eio(fs::read(&path).map(drop));
             eio(fs::read_dir(powered.mount.path()).map(drop));
