@@ -1,18 +1,20 @@
 //! `raft-tests show NAME`: one statement about a cluster of real processes, shown to be true with its figures, or false
 //! with exit code 1. `raft-tests check FILE`: judges a recorded history. `raft-tests report DIRECTORY...`: adds up runs.
+//! `raft-tests power-cuts`: what was acknowledged survives a loss of power.
 
 use std::process::ExitCode;
 
-use raft_tests::{checker, powerfs, report, show};
+use raft_tests::{checker, power_cuts, powerfs, report, show};
 
 const USAGE: &str = "\
 usage: raft-tests list
        raft-tests show NAME [--short] [--seed NUMBER] [--rounds NUMBER] [--minutes NUMBER] [--tree DIRECTORY]...
        raft-tests check FILE [--picture OUT.html]
+       raft-tests power-cuts [--cuts NUMBER] [--seed NUMBER] [--out DIRECTORY] [--plant ack-early|lie-sync|lie-dirsync]
        raft-tests report DIRECTORY... [--html OUT.html] [--totals]
 
 `check` exits with 0 when the history is good, 1 when it is not, 2 when that is undecided, 3 when the file or the
-arguments are bad. The other commands exit with 1 when a statement is false, 2 when the arguments are bad.
+arguments are bad; so does `power-cuts`, and with 4 when a run proves nothing. The other commands exit with 1 when a statement is false, 2 when the arguments are bad.
 
 The program under test is RINGRAFT_BIN, or the `ringraft` beside this program. With KEEP_NODES=1 the nodes' data and
 logs are left behind.";
@@ -37,9 +39,10 @@ fn main() -> ExitCode {
         },
         ["check", rest @ ..] => ExitCode::from(checker::command(rest)),
         ["report", rest @ ..] => ExitCode::from(report::command(rest)),
-        // For the tests of power loss: a file system, and a process to lose power under.
+        ["power-cuts", rest @ ..] => ExitCode::from(power_cuts::command(rest)),
+        // For power loss: a file system, and a process to lose power under.
         ["powerfs", rest @ ..] => powerfs::process::main(rest),
-        ["powerfs-writer", rest @ ..] => powerfs::writer::main(rest),
+        ["power-cuts-writer", rest @ ..] => power_cuts::writer::main(rest),
         _ => usage("a command is missing"),
     }
 }

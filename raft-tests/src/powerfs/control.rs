@@ -25,6 +25,7 @@ pub enum Command {
     Space(Option<u64>),
     Damage { paths: String, damage: Damage, seed: u64 },
     Stats,
+    FilesHit,
     Clear,
 }
 
@@ -34,6 +35,7 @@ pub enum Answer {
     Lost(Lost),
     Damaged(Damaged),
     Stats(Stats),
+    Files(Vec<String>),
 }
 
 /// A command with a number, which its reply has too: a caller that gave up leaves a reply behind that nobody waits for.
@@ -72,6 +74,7 @@ fn run_locked(shared: &Shared, command: &Command) -> io::Result<(Vec<Ino>, Answe
             return Ok((vec![changed], Answer::Damaged(damaged)));
         }
         Command::Stats => return Ok((Vec::new(), Answer::Stats(state.stats()))),
+        Command::FilesHit => return Ok((Vec::new(), Answer::Files(state.files_hit().to_vec()))),
         Command::Resume => state.resume(),
         Command::SyncDelay(delay) => state.faults.sync_delay = *delay,
         Command::FailSync(failure) => state.faults.fail_sync.clone_from(failure),

@@ -61,7 +61,7 @@
 //! The parts: [`file`] one file's content, [`names`] the namespace, [`state`] both together over the backing directory,
 //! [`damage`] to what is durable, [`faults`] that stand, [`figures`] of what happened, [`fuse`] the kernel's requests,
 //! [`control`] the commands, [`mount`] mounting, [`process`] the file system as a process of its own, which outlives the
-//! process under test, [`writer`] one to test with it.
+//! process under test.
 //!
 //! The backing directory holds `tree`, what is durable, as plain files and directories, brought up to date at a cut and
 //! at the unmount; `objects`, the same files by number; and `mounted` while it is in use. A file system that ended without
@@ -77,7 +77,6 @@ pub mod mount;
 pub mod names;
 pub mod process;
 pub mod state;
-pub mod writer;
 
 pub use damage::{Damage, Damaged};
 pub use faults::{Error, Failure, Lie};

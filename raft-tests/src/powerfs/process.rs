@@ -205,6 +205,15 @@ impl Process {
         }
     }
 
+    /// Paths of the files of which the last cut met something unsynced, gone or not; at most
+    /// [`FILES_HIT_MAX`](super::state::FILES_HIT_MAX).
+    pub async fn files_hit(&self) -> io::Result<Vec<String>> {
+        match self.run(Command::FilesHit).await? {
+            Answer::Files(files) => Ok(files),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Takes back every fault that was set. Neither turns the power on nor mends damage.
     pub async fn clear(&self) -> io::Result<()> {
         self.order(Command::Clear).await

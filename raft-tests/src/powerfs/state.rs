@@ -33,6 +33,7 @@ use backing::{keep_mode, object_path};
 pub const ROOT: Ino = 1;
 /// Removed files that are kept before their space is given back.
 const SWEEP_EVERY: u64 = 64;
+pub const FILES_HIT_MAX: usize = 1000;
 /// What a new file or directory needs of the space there is.
 const ENTRY_BYTES: u64 = 4096;
 
@@ -81,6 +82,7 @@ pub struct State {
     pub faults: Faults,
     pub(super) damaged: Places,
     stats: Stats,
+    files_hit: Vec<String>,
 }
 
 impl State {
@@ -107,6 +109,7 @@ impl State {
             faults: Faults::default(),
             damaged: Places::default(),
             stats: Stats::default(),
+            files_hit: Vec::new(),
         };
         state.load()?;
         Ok(state)
@@ -138,6 +141,7 @@ impl State {
         let mut rng = StdRng::seed_from_u64(cut.seed);
         let (survived, dropped) = self.names.cut(cut, self.model);
         let mut lost = Lost { names_survived: survived as u64, names_dropped: dropped as u64, ..Lost::default() };
+        self.files_hit = self.unsynced_files();
         for (ino, node) in &mut self.nodes {
             let Kind::File { content, object } = &mut node.kind else { continue };
             if !content.is_synced() {
@@ -156,6 +160,19 @@ impl State {
 
     pub fn resume(&mut self) {
         self.down = false;
+    }
+
+    fn unsynced_files(&self) -> Vec<String> {
+        let unsynced = self.nodes.iter().filter(|(_, node)| match &node.kind {
+            Kind::File { content, .. } => !content.is_synced(),
+            Kind::Directory | Kind::Symlink(_) => false,
+        });
+        unsynced.take(FILES_HIT_MAX).map(|(ino, _)| self.path(*ino)).collect()
+    }
+
+    /// Paths of the files of which the last cut met something unsynced.
+    pub fn files_hit(&self) -> &[String] {
+        &self.files_hit
     }
 
     pub fn stats(&self) -> Stats {

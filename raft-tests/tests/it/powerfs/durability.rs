@@ -237,7 +237,7 @@ fn a_clean_cut_keeps_what_was_synced_and_nothing_else() {
         return;
     }
     let powered = Powered::new(Model::Strict);
-    let (mut kept, mut pages, mut names) = (0, 0, 0);
+    let (mut kept, mut linked, mut pages, mut names) = (0, 0, 0, 0);
     for seed in 0..SEEDS {
         prepare(&powered);
         let history = work(&powered, &mut StdRng::seed_from_u64(seed));
@@ -248,6 +248,7 @@ fn a_clean_cut_keeps_what_was_synced_and_nothing_else() {
         let expected: BTreeMap<Place, Vec<u8>> =
             history.durable().into_iter().map(|(place, file)| (place, history.files[file].states[0].clone())).collect();
         assert_eq!(found(&powered), expected, "seed {seed}");
+        linked += check_links(&powered, &history.durable(), seed);
         kept += expected.values().filter(|content| !content.is_empty()).count();
         pages += lost.pages_dropped;
         names += lost.names_dropped;
@@ -255,7 +256,7 @@ fn a_clean_cut_keeps_what_was_synced_and_nothing_else() {
         assert_eq!((lost.survived(), stats.unsynced_pages, stats.unsynced_names), (0, 0, 0));
     }
     println!("clean: {SEEDS} cuts kept {kept} files with content, dropped {pages} pages and {names} names");
-    assert!(kept > 100 && pages > 1000 && names > 1000, "too little was kept or lost to show anything");
+    assert!(kept > 100 && linked > 20 && pages > 1000 && names > 1000, "too little was kept or lost to show anything");
 }
 
 #[test]
@@ -279,6 +280,23 @@ fn a_torn_cut_leaves_states_that_existed_page_by_page_and_name_by_name() {
     let pages = [pages_dropped, pages_survived, from_between];
     let counts = [pages, [sizes_undone, truncations_undone, names_dropped], [names_survived; 3]].concat();
     assert!(counts.iter().all(|count| *count > 20), "something was too rare to show anything: {total:?}");
+}
+
+/// The names of one file lead to one file, and it knows how many they are. Says how many have more than one.
+fn check_links(powered: &Powered, names: &BTreeMap<Place, usize>, seed: u64) -> u64 {
+    let mut inodes: BTreeMap<usize, BTreeSet<(u64, u64)>> = BTreeMap::new();
+    for (place, file) in names {
+        let meta = fs::metadata(path(powered, *place)).unwrap();
+        inodes.entry(*file).or_default().insert((meta.ino(), meta.nlink()));
+    }
+    for (file, found) in &inodes {
+        let links = names.values().filter(|other| *other == file).count() as u64;
+        assert!(
+            found.len() == 1 && found.iter().all(|(_, nlink)| *nlink == links),
+            "seed {seed}: {found:?}, {links} names"
+        );
+    }
+    names.len() as u64 - inodes.len() as u64
 }
 
 /// Says how many files have a page from between two syncs.

@@ -7,6 +7,7 @@ mod conformance;
 mod durability;
 mod faults;
 mod life;
+mod power_cuts;
 mod support;
 
 use std::io::Write;
