@@ -4,6 +4,7 @@
 //! the request may have reached the server: a write that may have is never sent again by this client.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,14 +13,15 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use ringraft::clock::{self, Moment};
+use ringraft::transport::dial::{Net, TcpNet};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::http::Reply;
 
 /// Connects to one node, at its HTTP address, and reconnects as needed.
 pub struct Client {
+    net: Arc<dyn Net>,
     address: String,
     open: Option<Open>,
 }
@@ -58,8 +60,13 @@ pub enum Outcome {
 }
 
 impl Client {
+    /// Over the operating system's TCP.
     pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), open: None }
+        Self::over(Arc::new(TcpNet), address)
+    }
+
+    pub fn over(net: Arc<dyn Net>, address: impl Into<String>) -> Self {
+        Self { net, address: address.into(), open: None }
     }
 
     pub fn address(&self) -> &str {
@@ -76,6 +83,18 @@ impl Client {
     }
 
     pub async fn send(&mut self, method: Method, target: &str, body: Bytes, limit: Duration) -> Result<Reply, Trouble> {
+        self.send_with(method, target, HeaderMap::new(), body, limit).await
+    }
+
+    /// Like [`Client::send`], with headers of the caller's. `host` and `content-length` are this client's own.
+    pub async fn send_with(
+        &mut self,
+        method: Method,
+        target: &str,
+        headers: HeaderMap,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Reply, Trouble> {
         let deadline = clock::now().after(limit);
         let mut sender = match self.sender(deadline).await {
             Ok(open) => open,
@@ -86,6 +105,7 @@ impl Client {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = target.parse().map_err(|error| Trouble::NotSent(format!("{target}: {error}")))?;
+        *request.headers_mut() = headers;
         let headers = request.headers_mut();
         headers.insert("host", HeaderValue::try_from(&self.address).expect("an address is header text"));
         if has_body {
@@ -120,15 +140,13 @@ impl Client {
             return Ok(open);
         }
         let limit = deadline.since(clock::now());
-        let connected = tokio::time::timeout(limit, connect(&self.address)).await;
+        let connected = tokio::time::timeout(limit, connect(&*self.net, &self.address)).await;
         connected.unwrap_or_else(|_| Err(format!("{} does not take the connection", self.address)))
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a client of the outside")]
-async fn connect(address: &str) -> Result<Open, String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}"))?;
-    stream.set_nodelay(true).map_err(|error| format!("{address}: {error}"))?;
+async fn connect(net: &dyn Net, address: &str) -> Result<Open, String> {
+    let stream = net.dial(address).await.map_err(|error| format!("{address}: {error}"))?;
     let (sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| format!("{address}: {error}"))?;
     // How it ends shows in the requests that are under way on it.

@@ -17,3 +17,4 @@ pub mod report;
 pub mod show;
 pub mod sim;
 pub mod traffic;
+pub mod workload;

@@ -7,3 +7,4 @@ mod contract;
 mod nodes_in_simulation;
 mod powerfs;
 mod three_replicas;
+mod workloads;
