@@ -139,7 +139,7 @@ fn write_answer(request: &Request, reply: &Reply) -> Option<Answer> {
 }
 
 /// By what a read was served and how old it says that it is; and what is wrong with that.
-fn service(asked: Mode, headers: &HeaderMap) -> (Option<Mode>, Option<u64>, Option<String>) {
+pub(super) fn service(asked: Mode, headers: &HeaderMap) -> (Option<Mode>, Option<u64>, Option<String>) {
     let served = match text(headers, "kv-consistency") {
         Some("linearizable") => Mode::Linearizable,
         Some("lease") => Mode::Lease,

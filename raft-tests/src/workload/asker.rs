@@ -1,7 +1,7 @@
 //! One client of a workload: it asks one node one thing after the other, and every operation is in the history before
 //! its request leaves.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +10,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use ringraft::types::Revision;
-
-use std::sync::Arc;
 
 use super::answer::{Ended, Judged, judge};
 use super::{Kind, Shared, values};
@@ -158,17 +156,18 @@ impl Asker {
         }
         self.shared.count(self.kind, &target.name, &ask.request, &judged);
         if let Some(broken) = &judged.broken_promise {
-            let mut what = format!("{}: {broken}", target.name);
-            let _ = write!(what, " (key {:?})", ask.key);
-            self.shared.violated(what);
+            self.shared.violated(format!("{}: {broken} (key {:?})", target.name, ask.key));
         }
         judged
     }
 
-    /// Between two operations: a short while, and a longer one after a refusal, so that a cluster that cannot serve is
-    /// not flooded and a client of a dead node costs nothing; none of these two is left out when the work ends.
+    /// Between two operations: a short while, and a longer one after anything but an answer, so that a cluster that cannot
+    /// serve is not flooded and a client of a dead node costs little.
     pub(super) async fn rest(&self, last: &Judged, rng: &mut StdRng) {
-        let usual = self.shared.load.pause;
+        self.rest_for(self.shared.load.pause, last, rng).await;
+    }
+
+    pub(super) async fn rest_for(&self, usual: Duration, last: &Judged, rng: &mut StdRng) {
         let pause = match last.ended {
             Ended::Ok(_) => usual,
             Ended::Fail | Ended::Info => usual.max(self.shared.load.pause_after_refusal),
