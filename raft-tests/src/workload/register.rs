@@ -74,6 +74,10 @@ pub(super) async fn run(shared: Arc<Shared>, register: Arc<Register>, number: us
             if redirected.target() != leader {
                 redirected.turn_to(leader);
             }
+            // A write of its own: if both carried one value, nobody could say which of them shows up.
+            if let Request::Put { value, .. } = &mut ask.request {
+                *value = shared.new_value(Kind::Register);
+            }
             judged = redirected.ask(ask).await;
         }
         if drawn.may_write {
