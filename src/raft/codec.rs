@@ -14,7 +14,7 @@ use crate::types::{NodeId, ReplicaId};
 use crate::wire::{Wire, WireError, take_format};
 
 /// Version of a log entry's format, the first byte of each.
-const ENTRY_FORMAT: u8 = 1;
+pub(super) const ENTRY_FORMAT: u8 = 1;
 /// Version of the record of what was applied.
 const APPLIED_FORMAT: u8 = 1;
 

@@ -11,6 +11,7 @@
 //! | `network` | RPCs out through the transport |
 //! | `replica` | one running replica: propose, read barrier, members, status |
 //! | `inbound` | RPCs in |
+//! | `observe` | a replica and its log as a test of Raft's invariants sees them |
 
 pub mod codec;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod freshness;
 pub mod inbound;
 pub mod log_store;
 pub mod network;
+pub mod observe;
 pub mod replica;
 pub mod responder;
 pub mod runtime;

@@ -194,7 +194,7 @@ impl Replica {
         let Some(until) = self.inner.held_off_until else { return };
         let weak = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
-            tokio::time::sleep(until.since(clock::now())).await;
+            clock::sleep(until.since(clock::now())).await;
             if let Some(inner) = weak.upgrade() {
                 inner.raft.runtime_config().elect(true);
             }

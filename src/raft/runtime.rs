@@ -1,13 +1,16 @@
 //! openraft's async runtime: tokio's tasks and channels, with time and randomness from [`crate::clock`].
 //!
 //! Every comparison with `now()` is made on CLOCK_BOOTTIME, which goes on through a suspend: a leader that slept through
-//! its lease knows it. Sleeps run on tokio's clock; after a suspend one of them fires late, which costs a late tick.
+//! its lease knows it. Sleeps run on tokio's clock; after a suspend one of them fires late, which costs a late tick. In a
+//! simulation they too keep to the node's clock, whatever its rate.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use openraft::OptionalSend;
 use openraft_rt::{AsyncRuntime, Instant};
 use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioWatch};
@@ -93,7 +96,7 @@ impl rand::TryRng for SeamRng {
 impl AsyncRuntime for Runtime {
     type JoinError = tokio::task::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
-    type Sleep = tokio::time::Sleep;
+    type Sleep = BoxFuture<'static, ()>;
     type Instant = RaftInstant;
     type TimeoutError = tokio::time::error::Elapsed;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
@@ -112,19 +115,19 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
-        tokio::time::sleep(duration)
+        clock::sleep(duration).boxed()
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        tokio::time::sleep(deadline - Self::Instant::now())
+        Self::sleep(deadline - Self::Instant::now())
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
-        tokio::time::timeout(duration, future)
+        tokio::time::timeout(clock::stretch(duration), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
-        tokio::time::timeout(deadline - Self::Instant::now(), future)
+        Self::timeout(deadline - Self::Instant::now(), future)
     }
 
     fn is_panic(join_error: &Self::JoinError) -> bool {

@@ -5,12 +5,13 @@
 //! a failed write or sync is never retried: its scope is unknown, so the process ends (the supervisor restarts it).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::error;
 
-use super::{Batch, Change, Disk, Durability, Engine, Error};
+use super::{Batch, Change, Disk, Durability, Engine, Error, SyncDelay};
 
 /// Operations waiting for the writer; a full queue makes the proposer wait.
 const QUEUE_OPERATIONS_MAX: usize = 4096;
@@ -38,7 +39,7 @@ impl LogWriter {
     pub fn start(disk: &dyn Disk, engine: Arc<dyn Engine>) -> Result<Self, Error> {
         let (queue, waiting) = mpsc::channel(QUEUE_OPERATIONS_MAX);
         let aborts = disk.uses_threads();
-        let worker = Worker { engine, waiting, aborts };
+        let worker = Worker { engine, waiting, aborts, sync_delay: disk.sync_delay() };
         if disk.uses_threads() {
             disk.spawn_thread("log-writer", Box::new(move || worker.run_on_thread()))?;
         } else {
@@ -84,6 +85,8 @@ struct Worker {
     engine: Arc<dyn Engine>,
     waiting: mpsc::Receiver<LogWrite>,
     aborts: bool,
+    /// Only in simulation: until it is over the batch is in memory alone, as during a real sync.
+    sync_delay: Option<SyncDelay>,
 }
 
 impl Worker {
@@ -95,6 +98,10 @@ impl Worker {
 
     async fn run_as_task(mut self) {
         while let Some(first) = self.waiting.recv().await {
+            let delay = self.sync_delay.as_mut().map_or(Duration::ZERO, |draw| draw());
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             self.write_with_all_queued(first);
         }
     }

@@ -5,14 +5,16 @@
 //! applies a random number of them, from the first on, and forgets the rest.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Batch, Change, Disk, Durability, Engine, Error, KeyRange, Row, View, batch_bytes, check_directory_name};
+use super::{Batch, Change, Disk, Durability, Engine, Error, KeyRange, Row, SyncDelay, View};
+use super::{batch_bytes, check_directory_name};
 
 /// What an untouched simulated disk has free, in bytes.
 const FREE_BYTES: u64 = 1 << 40;
@@ -32,6 +34,8 @@ struct DiskState {
     rng: SmallRng,
     /// Steps that still become durable before the power fails; none while no failure is due.
     steps_left: Option<u64>,
+    /// How long a sync of the log takes, in microseconds.
+    sync_micros: RangeInclusive<u64>,
 }
 
 impl DiskState {
@@ -148,6 +152,7 @@ impl MemDisk {
             free_bytes: FREE_BYTES,
             rng: SmallRng::seed_from_u64(seed),
             steps_left: None,
+            sync_micros: 0..=0,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -198,6 +203,36 @@ impl MemDisk {
         if let Some(store) = lock(&self.state).replicas.get(directory) {
             lock(store).fail_next_write = true;
         }
+    }
+
+    /// A write of the log, or of any replica's store, has failed: a real process would have ended.
+    pub fn has_failed(&self) -> bool {
+        let state = lock(&self.state);
+        state.log.iter().chain(state.replicas.values()).any(|store| lock(store).failed)
+    }
+
+    /// From now on a sync of the log takes a random time between these.
+    pub fn set_sync_time(&self, shortest: Duration, longest: Duration) {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        lock(&self.state).sync_micros = micros(shortest)..=micros(longest);
+    }
+
+    /// The log as readers see it, and what of it is durable. Both are empty before the first start.
+    pub fn with_log<T>(&self, look: impl FnOnce(&BTreeMap<Bytes, Bytes>, &BTreeMap<Bytes, Bytes>) -> T) -> T {
+        let log = lock(&self.state).log.clone();
+        match log {
+            Some(log) => {
+                let store = lock(&log);
+                look(&store.rows, &store.durable)
+            }
+            None => look(&Rows::new(), &Rows::new()),
+        }
+    }
+
+    /// Changes of all stores that a crash may take, each counted as a batch.
+    pub fn unsynced_batches(&self) -> usize {
+        let state = lock(&self.state);
+        state.log.iter().chain(state.replicas.values()).map(|store| lock(store).unsynced.len()).sum()
     }
 
     /// Names of the directories that were set aside, sorted.
@@ -295,6 +330,17 @@ impl Disk for MemDisk {
 
     fn spawn_thread(&self, name: &str, _work: Box<dyn FnOnce() + Send>) -> Result<(), Error> {
         unreachable!("{name}: a simulated disk has no threads")
+    }
+
+    fn sync_delay(&self) -> Option<SyncDelay> {
+        let state = self.state.clone();
+        Some(Box::new(move || {
+            let state = &mut *lock(&state);
+            if *state.sync_micros.end() == 0 {
+                return Duration::ZERO;
+            }
+            Duration::from_micros(state.rng.random_range(state.sync_micros.clone()))
+        }))
     }
 
     fn free_bytes(&self) -> Result<u64, Error> {

@@ -11,6 +11,7 @@
 //!   everything written before the last finished flush began. A batch is never torn.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -151,9 +152,16 @@ pub trait Disk: Send + Sync + 'static {
     fn uses_threads(&self) -> bool;
     /// Runs work on a thread of its own. Only where [`Disk::uses_threads`].
     fn spawn_thread(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> Result<(), Error>;
+    /// In simulation, what says how long the next sync of the log takes; none where the disk itself takes its time.
+    fn sync_delay(&self) -> Option<SyncDelay> {
+        None
+    }
     /// Free bytes on the file system.
     fn free_bytes(&self) -> Result<u64, Error>;
 }
+
+/// Draws the length of one sync.
+pub type SyncDelay = Box<dyn FnMut() -> Duration + Send>;
 
 /// The size of a batch's keys and values.
 fn batch_bytes(batch: &Batch) -> usize {

@@ -1,7 +1,7 @@
 //! One connection of the calling side: its queue, its waiting calls, and the task that dials, shakes hands, writes and
 //! reads. Made by `peers`; calls may be queued from the first moment and leave when the handshake is through.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -127,7 +127,7 @@ struct Calls {
     last_id: u64,
     queued: BTreeMap<CallId, Request>,
     queued_bytes: usize,
-    waiting: HashMap<CallId, oneshot::Sender<Result<Reply, CallError>>>,
+    waiting: BTreeMap<CallId, oneshot::Sender<Result<Reply, CallError>>>,
     /// Sent calls that nobody waits for any more, and whose handler is to be told.
     cancels: Vec<CallId>,
 }
@@ -160,7 +160,7 @@ impl Connection {
             last_id: 0,
             queued: BTreeMap::new(),
             queued_bytes: 0,
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             cancels: Vec::new(),
         };
         let opened_at = clock::now();

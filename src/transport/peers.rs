@@ -4,7 +4,7 @@
 //! opens a new one. Calls never wait for anything but their own connection: while one opens they queue there, each
 //! with its own deadline.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ struct Inner {
     keeper: Arc<dyn Gatekeeper>,
     book: Arc<dyn AddressBook>,
     /// The latest connection of each, which may have ended. As many as there are nodes in the cluster's life.
-    connections: Mutex<HashMap<(NodeId, Lane), Arc<Connection>>>,
+    connections: Mutex<BTreeMap<(NodeId, Lane), Arc<Connection>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -199,7 +199,7 @@ impl Inner {
         Target { net: Arc::clone(&self.net), address, expected, failed_before }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(NodeId, Lane), Arc<Connection>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(NodeId, Lane), Arc<Connection>>> {
         self.connections.lock().expect("nothing panics while it holds the connections")
     }
 }
