@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use raft_tests::{checker, power_cuts, powerfs, report, show};
+use raft_tests::{checker, power_cuts, powerfs, report, show, sim};
 
 const USAGE: &str = "\
 usage: raft-tests list
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
             (_, Err(why)) => usage(&why),
         },
         ["check", rest @ ..] => ExitCode::from(checker::command(rest)),
+        ["sim", rest @ ..] => ExitCode::from(sim::command(rest)),
         ["report", rest @ ..] => ExitCode::from(report::command(rest)),
         ["power-cuts", rest @ ..] => ExitCode::from(power_cuts::command(rest)),
         // For power loss: a file system, and a process to lose power under.

@@ -36,6 +36,8 @@ struct DiskState {
     steps_left: Option<u64>,
     /// How long a sync of the log takes, in microseconds.
     sync_micros: RangeInclusive<u64>,
+    /// The longest that one took.
+    slowest_micros: u64,
 }
 
 impl DiskState {
@@ -153,6 +155,7 @@ impl MemDisk {
             rng: SmallRng::seed_from_u64(seed),
             steps_left: None,
             sync_micros: 0..=0,
+            slowest_micros: 0,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -214,7 +217,20 @@ impl MemDisk {
     /// From now on a sync of the log takes a random time between these.
     pub fn set_sync_time(&self, shortest: Duration, longest: Duration) {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        lock(&self.state).sync_micros = micros(shortest)..=micros(longest);
+        let state = &mut *lock(&self.state);
+        state.sync_micros = micros(shortest)..=micros(longest);
+        state.slowest_micros = 0;
+    }
+
+    /// The times last given to [`MemDisk::set_sync_time`].
+    pub fn sync_time(&self) -> (Duration, Duration) {
+        let state = lock(&self.state);
+        (Duration::from_micros(*state.sync_micros.start()), Duration::from_micros(*state.sync_micros.end()))
+    }
+
+    /// The longest sync since these times were set.
+    pub fn slowest_sync(&self) -> Duration {
+        Duration::from_micros(lock(&self.state).slowest_micros)
     }
 
     /// The log as readers see it, and what of it is durable. Both are empty before the first start.
@@ -339,7 +355,9 @@ impl Disk for MemDisk {
             if *state.sync_micros.end() == 0 {
                 return Duration::ZERO;
             }
-            Duration::from_micros(state.rng.random_range(state.sync_micros.clone()))
+            let micros = state.rng.random_range(state.sync_micros.clone());
+            state.slowest_micros = state.slowest_micros.max(micros);
+            Duration::from_micros(micros)
         }))
     }
 

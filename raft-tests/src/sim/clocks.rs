@@ -100,6 +100,12 @@ pub(super) fn runs_here(number: u64) {
     });
 }
 
+/// The machine's own time, which nothing in a simulation hangs on: to tell how long a run took.
+#[expect(clippy::disallowed_methods, reason = "the clock of this thread is the simulation's")]
+pub(super) fn real_now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 /// The time between two steps.
 pub(super) fn set_between(sim: Duration) {
     BETWEEN.set(sim);
@@ -134,7 +140,8 @@ fn with_node<T>(number: u64, look: impl FnOnce(&mut NodeClock) -> T) -> T {
 /// Looks at the clock of the node that is running; none elsewhere.
 fn with_running<T>(look: impl FnOnce(&mut NodeClock) -> T) -> Option<T> {
     let id = Handle::try_current().ok()?.id();
-    let node = RUNTIMES.with_borrow(|runtimes| runtimes.iter().find(|(known, _)| *known == id).map(|(_, node)| *node))?;
+    let node =
+        RUNTIMES.with_borrow(|runtimes| runtimes.iter().find(|(known, _)| *known == id).map(|(_, node)| *node))?;
     NODES.with_borrow_mut(|nodes| nodes.get_mut(node).map(look))
 }
 

@@ -18,11 +18,20 @@
 //! the futures crate go on from those that the process made before.
 
 mod clocks;
+mod command;
+mod fault;
 mod http;
+mod invariants;
+mod nemesis;
 mod net;
+mod plan;
 mod probe;
+mod regressions;
+mod run;
+mod trap;
 mod world;
 
+pub use command::{USAGE, command};
 pub use http::{call, request, until, until_ready};
 pub use net::SimNet;
 pub use world::{HTTP_PORT, PEER_PORT, Stage, World, config, host, simulate};

@@ -1,9 +1,9 @@
 //! Datagrams between all hosts, some of each every second: what arrives shows who reaches whom and how long it takes, by
 //! the same links that carry everything else. A fault of the network counts only if it shows here.
 
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
-use std::cell::RefCell;
 use std::time::Duration;
 
 use turmoil::net::UdpSocket;

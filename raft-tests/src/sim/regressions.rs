@@ -1,0 +1,37 @@
+//! Runs that once found something, or that a hazard is known by: each stays.
+
+use super::plan::Scenario;
+
+struct Regression {
+    scenario: &'static str,
+    seed: u64,
+    /// What it found, or the hazard.
+    found: &'static str,
+}
+
+const ALL: &[Regression] = &[Regression {
+    scenario: "lease-trap",
+    seed: 1,
+    found: "a voter that restarted inside the lease it had granted elected another leader (openraft, hazard 3.2)",
+}];
+
+/// All of them, in order.
+pub(super) fn all() -> Vec<(&'static Scenario, u64)> {
+    let known = |regression: &Regression| {
+        println!("{} seed {}: {}", regression.scenario, regression.seed, regression.found);
+        (Scenario::find(regression.scenario).expect("a test holds the table"), regression.seed)
+    };
+    ALL.iter().map(known).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_regression_names_a_scenario_that_is_there() {
+        for regression in ALL {
+            assert!(Scenario::find(regression.scenario).is_some(), "{}", regression.scenario);
+        }
+    }
+}

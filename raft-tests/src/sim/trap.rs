@@ -1,0 +1,183 @@
+//! The lease trap, again and again: one follower is cut off from the leader until it has forgotten it; then the leader is
+//! cut off from everybody, and the other follower, which has just renewed the leader's lease, loses power and comes back at
+//! once. If it has forgotten the lease it grants, the two elect another leader while the old one still answers reads by it.
+//!
+//! Clients read by lease at every node and write at every node all the time, so that an old answer is in the history.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use ringraft::types::ShardId;
+
+use super::fault::{Cut, Standing, both_ways, leaders, place};
+use super::plan::{Plan, Stream, stream};
+use super::probe::{Probes, Way};
+use super::run::Log;
+use super::world::{World, host};
+use crate::history::{Phase, Recorder};
+use crate::record::Run;
+
+const CLASS: &str = "lease-trap";
+/// A restart later than this after the cut would be no trap.
+const BACK_WITHIN: Duration = Duration::from_millis(30);
+
+/// Entries that a follower may lack when a trap is set.
+const FOLLOWS_WITHIN: u64 = 10;
+
+pub(super) struct Trap {
+    rng: StdRng,
+    probes: Probes,
+    recorder: Recorder,
+    latency: Duration,
+    election_max: Duration,
+    due: Duration,
+    round: Option<Round>,
+}
+
+/// One trap on its way.
+struct Round {
+    shard: ShardId,
+    leader: u64,
+    /// The follower that restarts.
+    voter: u64,
+    /// Both are cuts of [`Standing::Network`] that the round itself ends.
+    cuts: Vec<(Standing, Vec<Way>)>,
+    cut_all_at: Duration,
+    /// The voter is back since then.
+    back_at: Option<Duration>,
+    /// Another than the old leader led, this long after the cut.
+    successor_after: Option<Duration>,
+    led_at_cut: bool,
+    over_at: Duration,
+}
+
+impl Trap {
+    pub(super) fn new(plan: &Plan, probes: Probes, recorder: Recorder, begin: Duration) -> Self {
+        Self {
+            rng: stream(plan.seed, Stream::Trap),
+            probes,
+            recorder,
+            latency: plan.weather.latency_max,
+            election_max: plan.election_max(),
+            due: begin + plan.election_max() * 2,
+            round: None,
+        }
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.round.is_none()
+    }
+
+    pub(super) fn step(&mut self, world: &mut World, run: &mut Run, log: &mut Log, may_begin: bool) {
+        if let Some(round) = self.round.take() {
+            self.round = self.go_on(world, round, run, log);
+        } else if may_begin && world.sim.elapsed() >= self.due {
+            self.round = self.begin(world, log);
+        }
+    }
+
+    fn begin(&mut self, world: &World, log: &mut Log) -> Option<Round> {
+        let now = world.sim.elapsed();
+        let leaders: Vec<(ShardId, u64)> = leaders(world).into_iter().collect();
+        let all: Vec<u64> = world.numbers().collect();
+        if leaders.is_empty() {
+            return None;
+        }
+        let (shard, leader) = leaders[self.rng.random_range(0..leaders.len())];
+        if !is_followed(world, shard, leader) {
+            return None;
+        }
+        let others: Vec<u64> = all.into_iter().filter(|number| *number != leader).collect();
+        let first = self.rng.random_range(0..others.len());
+        let (forgets, voter) = (others[first], others[(first + 1) % others.len()]);
+        let alone = self.election_max * self.rng.random_range(20..=35) / 10;
+        let ways = both_ways(&[place(leader)], &[place(forgets)]);
+        // The round ends its cuts itself.
+        let until = Duration::MAX;
+        let cut = Standing::cut(world, Cut::Drop, ways.clone(), until);
+        log.say(now, format_args!("begin {CLASS} of shard {shard}: n{leader} leads, n{forgets} forgets it"));
+        let _ = self.recorder.nemesis(CLASS, Phase::Begin, &[host(leader), host(voter)], false);
+        Some(Round {
+            shard,
+            leader,
+            voter,
+            cuts: vec![(cut, ways)],
+            cut_all_at: now + alone,
+            back_at: None,
+            successor_after: None,
+            led_at_cut: false,
+            over_at: now + alone + self.election_max * 3,
+        })
+    }
+
+    fn go_on(&mut self, world: &mut World, mut round: Round, run: &mut Run, log: &mut Log) -> Option<Round> {
+        let now = world.sim.elapsed();
+        if now < round.cut_all_at {
+            return Some(round);
+        }
+        if round.cuts.len() == 1 {
+            round.led_at_cut = leaders(world).get(&round.shard) == Some(&round.leader);
+            let ways = both_ways(&[place(round.leader)], &[place(round.voter)]);
+            let cut = Standing::cut(world, Cut::Drop, ways.clone(), Duration::MAX);
+            round.cuts.push((cut, ways));
+            world.crash(round.voter);
+            world.restart(round.voter);
+            log.say(now, format_args!("n{} cut off, n{} restarts", round.leader, round.voter));
+            return Some(round);
+        }
+        if round.back_at.is_none() && world.router(round.voter).is_some() {
+            round.back_at = Some(now);
+        }
+        if round.successor_after.is_none() {
+            let leads = world.numbers().filter(|number| *number != round.leader).any(|number| {
+                let group = world.router(number).and_then(|router| router.host().group(round.shard));
+                group.is_some_and(|group| group.replica().is_leader())
+            });
+            round.successor_after = leads.then(|| now.saturating_sub(round.cut_all_at));
+        }
+        if now < round.over_at {
+            return Some(round);
+        }
+        self.end(world, round, run, log);
+        None
+    }
+
+    fn end(&mut self, world: &mut World, round: Round, run: &mut Run, log: &mut Log) {
+        let now = world.sim.elapsed();
+        let mut nothing_arrived = true;
+        for (mut cut, ways) in round.cuts {
+            let seen = self.probes.tally(&ways, round.cut_all_at + self.latency, now);
+            nothing_arrived &= seen.sent > 0 && seen.arrived == 0;
+            cut.expire(now);
+            nothing_arrived &= cut.poll(world, &self.probes, self.latency).is_some_and(|proof| proof.confirmed);
+        }
+        let back_after = round.back_at.map(|back| back.saturating_sub(round.cut_all_at));
+        let was_back = back_after.is_some_and(|after| after <= BACK_WITHIN);
+        let confirmed = round.led_at_cut && nothing_arrived && was_back && round.successor_after.is_some();
+        let word = if confirmed { "confirmed" } else { "UNCONFIRMED" };
+        let successor = round.successor_after;
+        log.say(now, format_args!("end {CLASS}: {word}, back after {back_after:?}, a successor after {successor:?}"));
+        let _ = self.recorder.nemesis(CLASS, Phase::End, &[host(round.leader), host(round.voter)], confirmed);
+        run.fault(CLASS, confirmed, round.led_at_cut);
+        if let Some(successor) = successor {
+            let earliest = run.figures.entry("successor_after_trap_ms_min".to_string()).or_insert(f64::MAX);
+            *earliest = earliest.min(successor.as_millis() as f64);
+        }
+        self.due = now + self.election_max;
+    }
+}
+
+/// Every node follows this leader, closely: connections that lost messages are given up only after seconds of silence.
+fn is_followed(world: &World, shard: ShardId, leader: u64) -> bool {
+    let observed = |number: u64| {
+        let group = world.router(number)?.host().group(shard)?;
+        Some((group.replica().id(), group.replica().observe()))
+    };
+    let Some((id, leading)) = observed(leader) else { return false };
+    world.numbers().all(|number| {
+        let near =
+            |index: Option<u64>| index.map_or(0, |index| index + FOLLOWS_WITHIN) >= leading.last_index.unwrap_or(0);
+        observed(number).is_some_and(|(_, follower)| follower.vote.candidate == id && near(follower.last_index))
+    })
+}
