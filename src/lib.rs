@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod machine;
 pub mod method;
+pub mod mutants;
 pub mod node;
 pub mod placement;
 pub mod raft;

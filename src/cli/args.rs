@@ -26,6 +26,7 @@ const CLIENT_HEADING: &str = "Options of the client commands";
     about = "A strongly consistent, sharded key-value store",
     after_help = "Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 precondition, 5 unavailable, 6 outcome unknown."
 )]
+#[cfg_attr(feature = "mutants", command(version = concat!(env!("CARGO_PKG_VERSION"), " WITH PLANTED BUGS")))]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) client: ClientArgs,

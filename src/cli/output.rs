@@ -61,6 +61,8 @@ impl Printer {
 
     pub(super) fn version(&mut self) -> Result<(), Failure> {
         let version = env!("CARGO_PKG_VERSION");
+        #[cfg(feature = "mutants")]
+        let version = &format!("{version} {}", crate::mutants::MARKER);
         match self.format {
             Output::Table => self.line(&format!("ringraft {version}")),
             Output::Json => self.line(&json!({ "name": "ringraft", "version": version }).to_string()),

@@ -23,6 +23,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = Config::load(args.config.as_deref(), environment(), &args.settings())
         .map_err(|error| Failure::Usage(error.to_string()))?;
     telemetry::init(&config.log).map_err(|error| Failure::Usage(error.to_string()))?;
+    #[cfg(feature = "mutants")]
+    crate::mutants::select_from_environment().map_err(|error| Failure::Usage(error.to_string()))?;
     abort_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

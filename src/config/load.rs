@@ -18,7 +18,11 @@ use super::rules::broken_rule;
 pub(super) const VARIABLE_PREFIX: &str = "RINGRAFT_";
 
 /// Variables of the client commands, which a node leaves alone.
-const CLIENT_VARIABLES: &[&str] = &["RINGRAFT_ENDPOINTS"];
+const CLIENT_VARIABLES: &[&str] = &[
+    "RINGRAFT_ENDPOINTS",
+    #[cfg(feature = "mutants")]
+    crate::mutants::VARIABLE,
+];
 
 /// Longest piece of a given value that an error repeats, in characters.
 const GIVEN_CHARS_MAX: usize = 80;

@@ -9,6 +9,7 @@ use super::row::RowValue;
 use super::state::ShardState;
 use super::txn::Txn;
 use crate::catalog::{self, Catalog};
+use crate::mutants::planted;
 use crate::storage::{Error, keys};
 use crate::types::{META_SHARD, Revision};
 use crate::wire::Wire;
@@ -82,7 +83,8 @@ fn carry_out(txn: &mut Txn<'_>, state: &mut ShardState, write: &Write) -> Result
     // A blind put reads nothing; whether it created the key is then not known and not asked.
     let blind_put = write.precondition.is_none() && matches!(write.action, Action::Put { .. });
     let current = if blind_put { None } else { current_revision(txn, &row_key)? };
-    if !write.precondition.holds(current) {
+    let holds = planted!(CheckOutsideApply => true; write.precondition.holds(current));
+    if !holds {
         return Ok(Response::PreconditionFailed { current, replayed: false });
     }
     match &write.action {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 
+use crate::mutants::planted;
 use crate::types::ShardId;
 
 /// Cluster-wide Raft timing: the same on every node, checked in the handshake, because a follower's patience and a
@@ -33,6 +34,7 @@ impl Timing {
     /// How long a read lease lasts, counted from the sending of the heartbeats that a quorum answered. openraft gives
     /// leader and follower the same duration and no margin for clocks that run at different rates; this is the margin.
     pub fn read_lease(&self) -> Duration {
+        planted!(LeaseWithoutMargin => return self.election_max);
         self.election_max.mul_f64(0.7)
     }
 

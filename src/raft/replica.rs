@@ -24,6 +24,7 @@ use super::state_machine::{MachineShared, StateMachine};
 use super::{LogId, Place, TypeConfig};
 use crate::clock::{self, Moment};
 use crate::machine::{Command, Response};
+use crate::mutants::planted;
 use crate::storage::log_store::LogStore;
 use crate::storage::replica_store::ReplicaStore;
 use crate::storage::{Error, off_runtime};
@@ -160,7 +161,7 @@ impl Replica {
         let (id, shard) = (identity.replica, identity.shard);
         let disk = store.disk().clone();
         let group_log = log.open_group(id)?;
-        let has_vote = group_log.read_vote()?.is_some();
+        let has_vote = planted!(LeaseKeptOverRestart => false; group_log.read_vote()?.is_some());
         let (machine, shared) = StateMachine::open(store, log)?;
         let held_off_until = has_vote.then(|| clock::now().after(timing.hold_off()));
         let freshness = Freshness::at_start();
@@ -303,6 +304,7 @@ impl Replica {
         if left.is_zero() {
             return Err(ReadError::DeadlineExceeded);
         }
+        planted!(ReadWithoutReadIndex => if self.is_leader() { return Ok((self.applied_index().unwrap_or(0), mode)) });
         let mode = if self.may_trust_lease() && self.has_fresh_lease() { mode } else { ReadMode::ReadIndex };
         let option = match mode {
             ReadMode::Lease => LinearizerOption::new(Some(self.inner.timing.read_lease()), true),

@@ -19,6 +19,7 @@ use super::codec::AppliedRecord;
 use super::network::{CHUNK_PROGRESS_TIMEOUT, FINISH_TIMEOUT};
 use super::state_machine::applied_record;
 use crate::machine::query;
+use crate::mutants::planted;
 use crate::ring::{Token, TokenRange, token_of};
 use crate::storage::registry::directory_name;
 use crate::storage::replica_store::{Install, ReplicaStore};
@@ -99,7 +100,8 @@ impl Sender {
                 self.next = key;
                 return Ok((rows, false));
             }
-            if travels(&key, self.range) {
+            let left_out = planted!(DedupLeftOutOfSnapshot => keys::is_dedup(&key); false);
+            if travels(&key, self.range) && !left_out {
                 bytes += key.len() + value.len();
                 self.tally.add(&key, &value);
                 rows.push((key, value));

@@ -20,6 +20,7 @@ use super::snapshot::{Received, SnapshotData};
 use super::{LogId, StoredMembership, TypeConfig};
 use crate::catalog::Catalog;
 use crate::machine::{self, Response, ShardState, query, txn::Txn};
+use crate::mutants::planted;
 use crate::storage::log_store::LogStore;
 use crate::storage::registry::{RegistryRecord, ReplicaLife, directory_name};
 use crate::storage::replica_store::ReplicaStore;
@@ -100,6 +101,7 @@ impl StateMachine {
         let mut txn = Txn::new(engine.as_ref());
         let catalog_version = self.catalog.as_ref().map(|catalog| catalog.version);
         let mut answers = Vec::with_capacity(batch.len());
+        planted!(ApplyTwiceAfterRestart => txn.put(Bytes::from_static(keys::APPLIED), self.record.to_bytes()));
         for (entry, responder) in batch {
             let log_id = entry.log_id();
             self.check_order(log_id)?;
@@ -115,7 +117,7 @@ impl StateMachine {
             answers.extend(responder.map(|responder| (responder, response)));
         }
         txn.put(Bytes::from_static(keys::SHARD_STATE), self.state.to_bytes());
-        txn.put(Bytes::from_static(keys::APPLIED), self.record.to_bytes());
+        planted!(ApplyTwiceAfterRestart => (); txn.put(Bytes::from_static(keys::APPLIED), self.record.to_bytes()));
         let changes = txn.into_batch();
         if !engine.write_if_no_stall(&changes)? {
             blocking(|| engine.write(changes, Durability::Buffered))?;
@@ -307,8 +309,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if self.record.applied.is_none() {
             return Ok(None);
         }
-        let snapshot = SnapshotData::View(Arc::from(self.shared.store.view()));
-        Ok(Some(Snapshot { meta: meta_of(self.record.clone()), snapshot }))
+        let view = self.shared.store.view();
+        // Of the view itself: the receiver holds its rows against it.
+        let meta = meta_of(applied_record(view.as_ref())?);
+        Ok(Some(Snapshot { meta, snapshot: SnapshotData::View(Arc::from(view)) }))
     }
 }
 

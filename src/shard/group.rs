@@ -10,6 +10,7 @@ use crate::clock::{self, Moment};
 use crate::machine::query::{self, NotOwner, ScanAnswer, ScanRequest};
 use crate::machine::row::RowValue;
 use crate::machine::{Action, Command, Response, Write};
+use crate::mutants::planted;
 use crate::raft::{Member, ProposeError, ReadError, ReadMode, Replica};
 use crate::storage::off_runtime;
 use crate::types::{Outcome, ShardId};
@@ -106,6 +107,7 @@ impl Group {
 
     /// Proposes a write and waits until it is applied here. The leader alone accepts it.
     pub async fn write(&self, mut write: Write, deadline: Moment) -> Result<Response, Error> {
+        planted!(CheckOutsideApply => if let Some(refused) = self.refused_early(&write)? { return Ok(refused) });
         write.time_ms = self.replica.shard_time_ms();
         let bytes = write.key.len()
             + match &write.action {
@@ -125,9 +127,22 @@ impl Group {
             Ok(Response::NotOwner { range, epoch }) => Err(Error::NotOwner(NotOwner { range, epoch })),
             Ok(response) => Ok(response),
             Err(ProposeError::NotLeader { leader }) => Err(Error::NotLeader { leader }),
-            Err(ProposeError::Unknown { why }) => Err(Error::Unknown { why }),
+            Err(ProposeError::Unknown { why }) => {
+                planted!(NotAppliedAfterProposal => return Err(Error::DeadlineExceeded));
+                Err(Error::Unknown { why })
+            }
             Err(ProposeError::Refused { why }) => Err(Error::Failed { what: why }),
         }
+    }
+
+    /// The answer to a write whose condition does not hold on the rows as they are now.
+    #[cfg(feature = "mutants")]
+    fn refused_early(&self, write: &Write) -> Result<Option<Response>, Error> {
+        let view = self.replica.machine().store.view();
+        let row = query::get(view.as_ref(), self.shard(), &write.key).map_err(failed)?.map_err(Error::NotOwner)?;
+        let current = row.map(|row| row.revision);
+        let is_refused = self.replica.is_leader() && !write.precondition.holds(current);
+        Ok(is_refused.then_some(Response::PreconditionFailed { current, replayed: false }))
     }
 
     /// Reads one key. Ownership and value come from the same view, taken after the barrier.

@@ -134,6 +134,11 @@ pub fn dedup_token(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(rest.get(..8)?.try_into().ok()?))
 }
 
+#[cfg(feature = "mutants")]
+pub fn is_dedup(key: &Bytes) -> bool {
+    dedup_token(key).or(dedup_of_age(key).and_then(|key| dedup_token(&key))).is_some()
+}
+
 pub fn dedup_age(shard_time_ms: u64, dedup_key: &[u8]) -> Bytes {
     let mut key = BytesMut::with_capacity(9 + dedup_key.len());
     key.put_u8(DEDUP_AGE);

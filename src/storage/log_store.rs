@@ -15,6 +15,7 @@ use super::keys::{self, RaftState};
 use super::log_writer::{Done, LogWrite, LogWriter};
 use super::registry::{Registry, RegistryRecord};
 use super::{Change, Disk, Durability, Engine, Error, blocking};
+use crate::mutants::planted;
 use crate::types::{ReplicaId, StoreId};
 
 /// Entries of the tail that are kept for each replica however tight memory is: followers a few entries behind are served
@@ -238,7 +239,8 @@ impl GroupLog {
             }
             done(result);
         });
-        self.group.shared.writer.submit(LogWrite { changes, durability: Durability::Synced, done: Some(done) }).await
+        let durability = planted!(AckBeforeFsync => Durability::Buffered; Durability::Synced);
+        self.group.shared.writer.submit(LogWrite { changes, durability, done: Some(done) }).await
     }
 
     /// Removes every entry after `after` (all of them when `None`). Durable on return, and ordered before any later append:
@@ -275,6 +277,7 @@ impl GroupLog {
 
     /// Stores the vote; durable on return.
     pub async fn save_vote(&self, vote: Bytes) -> Result<(), Error> {
+        planted!(VoteNotSynced => return self.put_buffered(RaftState::Vote, vote).await);
         self.group.shared.writer.put_synced(keys::raft_state(self.replica, RaftState::Vote), vote).await
     }
 
@@ -284,7 +287,11 @@ impl GroupLog {
 
     /// A hint for the next start; ordered after the entries it names, durable with the next sync.
     pub async fn save_committed(&self, committed: Bytes) -> Result<(), Error> {
-        let changes = vec![Change::Put(keys::raft_state(self.replica, RaftState::Committed), committed)];
+        self.put_buffered(RaftState::Committed, committed).await
+    }
+
+    async fn put_buffered(&self, state: RaftState, value: Bytes) -> Result<(), Error> {
+        let changes = vec![Change::Put(keys::raft_state(self.replica, state), value)];
         self.group.shared.writer.submit(LogWrite { changes, durability: Durability::Buffered, done: None }).await
     }
 

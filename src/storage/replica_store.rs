@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::registry::directory_name;
 use super::{Batch, Disk, Durability, Engine, Error, View, keys};
+use crate::mutants::planted;
 use crate::types::{ReplicaId, ShardId, StoreId};
 use crate::wire::{Wire, WireError, take_format};
 use crate::wire_struct;
@@ -115,11 +116,13 @@ pub struct Install {
 
 impl Install {
     pub fn write(&self, batch: Batch) -> Result<(), Error> {
+        planted!(SnapshotNotAtomic => self.engine.flush()?);
         self.engine.write(batch, Durability::Buffered)
     }
 
     /// Makes everything written durable and gives a view of it.
     pub fn finish(&self) -> Result<Box<dyn View>, Error> {
+        planted!(SnapshotNotAtomic => return Ok(self.engine.view()));
         self.engine.flush()?;
         Ok(self.engine.view())
     }

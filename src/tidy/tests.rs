@@ -58,7 +58,10 @@ fn the_layers_of_one_row_do_not_know_each_other() {
 fn the_foundation_imports_no_layer_and_nothing_after_itself() {
     assert!(may_import("config", "types") && may_import("config", "wire") && may_import("telemetry", "config"));
     assert!(may_import("storage", "config") && may_import("ring", "types"));
-    for (from, to) in [("config", "ring"), ("types", "wire"), ("config", "telemetry"), ("wire", "storage")] {
+    assert!(may_import("storage", "mutants") && may_import("types", "mutants"));
+    for (from, to) in
+        [("config", "ring"), ("types", "wire"), ("config", "telemetry"), ("wire", "storage"), ("mutants", "types")]
+    {
         assert!(!may_import(from, to), "{from} to {to}");
     }
 }
