@@ -19,7 +19,7 @@ pub enum Mutant {
     /// it and grants an older candidate the same term: two leaders, and what one of them acknowledged is cut off by the
     /// other: no order of the answers explains a later read.
     VoteNotSynced,
-    /// A follower that does not answer an append is counted as if it had the entries (`raft/network.rs`,
+    /// A follower that does not answer an append in time is counted as if it had the entries (`raft/network.rs`,
     /// `append_entries`). A leader that is cut off acknowledges writes that the majority never hears of.
     AckBeforeQuorum,
     /// A linearizable read is answered by whoever believes that it leads, without a round of heartbeats

@@ -134,7 +134,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         let vouch = self.freshness.vouch(self.header.to, request.leader_commit.map(|log_id| log_id.index()));
         let append = Append { request, vouch };
         let called = self.call(self.lane, Method::Append, &append, option.hard_ttl(), RPCTypes::AppendEntries).await;
-        planted!(AckBeforeQuorum => if called.is_err() && !append.request.entries.is_empty() {
+        planted!(AckBeforeQuorum => if matches!(called, Err(RPCError::Timeout(_))) && !append.request.entries.is_empty() {
             return Ok(AppendEntriesResponse::Success);
         });
         let AppendAnswer { answer, stamp } = called?;
