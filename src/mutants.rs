@@ -5,7 +5,7 @@
 //! drops the wrong code before it is compiled. With it a process carries all of them and plants at most one, chosen once
 //! by [`select`] or, for `serve`, by the environment variable [`VARIABLE`].
 //!
-//! `raft-tests mutants` runs the scenarios that must notice each of them.
+//! `raft-tests mutants` plays the scripts that must notice each of them.
 
 #[cfg(feature = "mutants")]
 mod list;

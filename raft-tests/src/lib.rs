@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod fleet;
 pub mod history;
 pub mod http;
+pub mod mutants;
 pub mod power_cuts;
 pub mod powerfs;
 pub mod record;

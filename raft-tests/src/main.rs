@@ -1,16 +1,16 @@
-//! `raft-tests show NAME`: one statement about a cluster of real processes, shown to be true with its figures, or false
-//! with exit code 1. `raft-tests check FILE`: judges a recorded history. `raft-tests report DIRECTORY...`: adds up runs.
-//! `raft-tests power-cuts`: what was acknowledged survives a loss of power.
+//! The fault tests of Ringraft as one program: see the README beside it.
 
 use std::process::ExitCode;
 
-use raft_tests::{checker, power_cuts, powerfs, report, show, sim};
+use raft_tests::{checker, mutants, power_cuts, powerfs, report, show, sim};
 
 const USAGE: &str = "\
 usage: raft-tests list
        raft-tests show NAME [--short] [--seed NUMBER] [--rounds NUMBER] [--minutes NUMBER] [--tree DIRECTORY]...
        raft-tests check FILE [--picture OUT.html]
        raft-tests power-cuts [--cuts NUMBER] [--seed NUMBER] [--out DIRECTORY] [--plant ack-early|lie-sync|lie-dirsync]
+       raft-tests script NAME [--seed NUMBER] [--history OUT.jsonl] [--json]
+       raft-tests mutants [--only NAME] [--seeds NUMBER] [--jobs NUMBER] [--out DIRECTORY]
        raft-tests report DIRECTORY... [--html OUT.html] [--totals]
 
 `check` exits with 0 when the history is good, 1 when it is not, 2 when that is undecided, 3 when the file or the
@@ -22,7 +22,7 @@ logs are left behind.";
 /// As for every program: wrong arguments are not a failure of what is tested.
 const EXIT_USAGE: u8 = 2;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -39,6 +39,8 @@ fn main() -> ExitCode {
         },
         ["check", rest @ ..] => ExitCode::from(checker::command(rest)),
         ["sim", rest @ ..] => ExitCode::from(sim::command(rest)),
+        ["script", rest @ ..] => ExitCode::from(sim::scripts::command(rest)),
+        ["mutants", rest @ ..] => ExitCode::from(mutants::command(rest)),
         ["report", rest @ ..] => ExitCode::from(report::command(rest)),
         ["power-cuts", rest @ ..] => ExitCode::from(power_cuts::command(rest)),
         // For power loss: a file system, and a process to lose power under.

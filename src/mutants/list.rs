@@ -127,10 +127,10 @@ pub fn is_on(mutant: Mutant) -> bool {
 }
 
 /// Plants a mutant for the rest of this process's life.
-pub fn select(name: &str) -> Result<Mutant, Select> {
+pub fn select(name: &str) -> Result<(), Select> {
     let mutant = Mutant::find(name).ok_or_else(|| Select::Unknown(name.to_string()))?;
     match SELECTED.compare_exchange(0, mutant as usize + 1, Ordering::SeqCst, Ordering::SeqCst) {
-        Ok(_none) => Ok(mutant),
+        Ok(_none) => Ok(()),
         Err(there) => Err(Select::AlreadySelected(Mutant::ALL[there - 1])),
     }
 }
@@ -139,8 +139,8 @@ pub fn select(name: &str) -> Result<Mutant, Select> {
 pub fn select_from_environment() -> Result<(), Select> {
     match std::env::var(VARIABLE) {
         Ok(name) => {
-            let mutant = select(&name)?;
-            tracing::error!(%mutant, "THIS NODE HAS A PLANTED BUG and loses data or lies about it: {MARKER}");
+            select(&name)?;
+            tracing::error!(mutant = name, "THIS NODE HAS A PLANTED BUG and loses data or lies about it: {MARKER}");
         }
         Err(std::env::VarError::NotUnicode(name)) => return Err(Select::Unknown(name.to_string_lossy().into_owned())),
         Err(std::env::VarError::NotPresent) => {

@@ -11,6 +11,7 @@
 //! | `fault`, `nemesis` | what can be broken, how that is confirmed, and when |
 //! | `invariants` | what must hold of all replicas after each step |
 //! | `trap` | the lease trap, a scenario that goes by a script |
+//! | `scripts` | faults by a script, each at the one moment at which a certain bug would show |
 //! | `run` | one seed from its plan to its verdict |
 //! | `command` | `raft-tests sim` |
 //!
@@ -28,6 +29,7 @@ mod plan;
 mod probe;
 mod regressions;
 mod run;
+pub mod scripts;
 mod trap;
 mod world;
 

@@ -4,7 +4,9 @@
 
 mod checked_histories;
 mod contract;
+mod mutants;
 mod nodes_in_simulation;
 mod powerfs;
+mod scripts;
 mod three_replicas;
 mod workloads;
