@@ -243,14 +243,14 @@ fn config(plan: &Plan, place: usize, directory: &Path, https: &[String], peers: 
 }
 
 /// Addresses that were free a moment ago. All are held until the last is found, so that no two are the same.
-fn free_addresses(count: usize) -> Vec<String> {
+pub(crate) fn free_addresses(count: usize) -> Vec<String> {
     let listeners: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     listeners.iter().map(|listener| listener.local_addr().expect("a bound address").to_string()).collect()
 }
 
 /// The program under test: `RINGRAFT_BIN`, or the one built next to this test or program.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     if let Some(binary) = std::env::var_os("RINGRAFT_BIN") {
         return binary.into();
     }

@@ -97,19 +97,34 @@ pub async fn until<T, F: Future<Output = Option<T>>>(limit: Duration, mut check:
     }
 }
 
+/// A node as its peers know it.
+#[derive(Clone, Debug)]
+pub struct PeerOf {
+    pub name: String,
+    /// `host:port` of its peers' listener.
+    pub address: String,
+}
+
+/// [`compare_digests_of`] all shards and nodes of a cluster.
+pub async fn compare_digests(cluster: &Cluster) -> Result<usize, String> {
+    let shards = shards(cluster, 0).await.ok_or("no node lists the shards")?;
+    let shards: Vec<ShardId> = shards.iter().map(|shard| ShardId(shard.id)).collect();
+    let peers = cluster.nodes.iter().map(|node| PeerOf { name: node.name.clone(), address: node.peer.clone() });
+    compare_digests_of(&shards, &peers.collect::<Vec<_>>()).await
+}
+
 /// Asks every node for the digest of its replica of each shard until all have applied the same index, and compares.
 /// Nobody may write meanwhile. Gives the number of replicas compared.
-pub async fn compare_digests(cluster: &Cluster) -> Result<usize, String> {
+pub async fn compare_digests_of(shards: &[ShardId], nodes: &[PeerOf]) -> Result<usize, String> {
     let guest = Guest::new();
-    let shards = shards(cluster, 0).await.ok_or("no node lists the shards")?;
     let mut compared = 0;
-    for shard in &shards {
+    for &shard in shards {
         let deadline = clock::now().after(AGREEMENT_TIMEOUT);
         loop {
             let mut digests = BTreeMap::new();
             let mut silent = Vec::new();
-            for node in &cluster.nodes {
-                match guest.digest(&node.peer, ShardId(shard.id)).await {
+            for node in nodes {
+                match guest.digest(&node.address, shard).await {
                     Ok(digest) => drop(digests.insert(node.name.clone(), digest)),
                     Err(why) => silent.push(format!("{}: {why}", node.name)),
                 }
@@ -124,14 +139,14 @@ pub async fn compare_digests(cluster: &Cluster) -> Result<usize, String> {
             });
             if same_index {
                 if digests.values().any(|other| first.is_some_and(|first| other.hash != first.hash)) {
-                    return Err(format!("replicas of shard {} differ at one index: {}", shard.id, told.join(", ")));
+                    return Err(format!("replicas of shard {shard} differ at one index: {}", told.join(", ")));
                 }
                 compared += digests.len();
                 break;
             }
             if clock::now() >= deadline {
                 let told = [told, silent].concat().join(", ");
-                return Err(format!("shard {} not at one index after {AGREEMENT_TIMEOUT:?}: {told}", shard.id));
+                return Err(format!("shard {shard} not at one index after {AGREEMENT_TIMEOUT:?}: {told}"));
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }

@@ -1,8 +1,15 @@
-//! Whole-system tests of Ringraft: [`sim`] runs whole nodes in one process under simulated time, network and disks;
-//! [`cluster`] runs real processes over real sockets, asked as any client would ask; [`show`] holds the programs behind
-//! `raft-tests show`, each of which shows one statement about such a cluster to be true. [`history`] is the record of
-//! what clients asked and were told, and [`checker`] says whether it was possible. [`powerfs`] is a file system that loses
-//! power, and [`power_cuts`] what must survive it.
+//! The fault tests of Ringraft.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`history`], [`checker`] | what clients asked and were told, and whether it was possible |
+//! | [`workload`] | clients that load a cluster and write the history, alike in all worlds |
+//! | [`sim`] | whole nodes in one process under simulated time, network and disks |
+//! | [`real`] | faults in a cluster of real processes |
+//! | [`powerfs`], [`power_cuts`] | a file system that loses power, and what must survive it |
+//! | [`mutants`] | planted bugs, each of which must be noticed |
+//! | [`record`], [`report`] | what a run leaves behind, and the sum of many |
+//! | [`cluster`], [`fleet`], [`traffic`], [`client`], [`http`], [`show`] | real processes without faults of their own; single statements about them |
 
 pub mod checker;
 pub mod client;
@@ -13,6 +20,7 @@ pub mod http;
 pub mod mutants;
 pub mod power_cuts;
 pub mod powerfs;
+pub mod real;
 pub mod record;
 pub mod report;
 pub mod show;

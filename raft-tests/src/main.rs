@@ -2,19 +2,23 @@
 
 use std::process::ExitCode;
 
-use raft_tests::{checker, mutants, power_cuts, powerfs, report, show, sim};
+use raft_tests::{checker, mutants, power_cuts, powerfs, real, report, show, sim};
 
 const USAGE: &str = "\
-usage: raft-tests list
-       raft-tests show NAME [--short] [--seed NUMBER] [--rounds NUMBER] [--minutes NUMBER] [--tree DIRECTORY]...
-       raft-tests check FILE [--picture OUT.html]
-       raft-tests power-cuts [--cuts NUMBER] [--seed NUMBER] [--out DIRECTORY] [--plant ack-early|lie-sync|lie-dirsync]
+usage: raft-tests try [--seed NUMBER] [--out DIRECTORY] [--no-root]
+       raft-tests real --profile NAME [--seconds NUMBER] [--seed NUMBER] [--out DIRECTORY] [--no-root] [--nodes 3|5]
+       raft-tests real --list
+       raft-tests sim --seed NUMBER | --seeds NUMBER | --compare NUMBER | --regressions | --scenarios   [more: sim --help]
        raft-tests script NAME [--seed NUMBER] [--history OUT.jsonl] [--json]
+       raft-tests power-cuts [--cuts NUMBER] [--seed NUMBER] [--out DIRECTORY] [--plant ack-early|lie-sync|lie-dirsync]
        raft-tests mutants [--only NAME] [--seeds NUMBER] [--jobs NUMBER] [--out DIRECTORY]
+       raft-tests check FILE [--picture OUT.html]
        raft-tests report DIRECTORY... [--html OUT.html] [--totals]
+       raft-tests list
+       raft-tests show NAME [--short] [--seed NUMBER] [--rounds NUMBER] [--minutes NUMBER] [--tree DIRECTORY]...
 
-`check` exits with 0 when the history is good, 1 when it is not, 2 when that is undecided, 3 when the file or the
-arguments are bad; so does `power-cuts`, and with 4 when a run proves nothing. The other commands exit with 1 when a statement is false, 2 when the arguments are bad.
+Exit codes: 0 good, 1 a violation, 2 undecided, 3 bad arguments or files, 4 void: the run proves nothing. Of `show` and of a
+command that does not exist: 1 a statement is false, 2 bad arguments.
 
 The program under test is RINGRAFT_BIN, or the `ringraft` beside this program. With KEEP_NODES=1 the nodes' data and
 logs are left behind.";
@@ -37,16 +41,19 @@ pub(crate) fn main() -> ExitCode {
             (None, _) => usage(&format!("no show is named {name}; `raft-tests list` lists them")),
             (_, Err(why)) => usage(&why),
         },
-        ["check", rest @ ..] => ExitCode::from(checker::command(rest)),
+        ["try", rest @ ..] => ExitCode::from(real::try_it(rest)),
+        ["real", rest @ ..] => ExitCode::from(real::command(rest)),
         ["sim", rest @ ..] => ExitCode::from(sim::command(rest)),
         ["script", rest @ ..] => ExitCode::from(sim::scripts::command(rest)),
-        ["mutants", rest @ ..] => ExitCode::from(mutants::command(rest)),
-        ["report", rest @ ..] => ExitCode::from(report::command(rest)),
         ["power-cuts", rest @ ..] => ExitCode::from(power_cuts::command(rest)),
+        ["mutants", rest @ ..] => ExitCode::from(mutants::command(rest)),
+        ["check", rest @ ..] => ExitCode::from(checker::command(rest)),
+        ["report", rest @ ..] => ExitCode::from(report::command(rest)),
         // For power loss: a file system, and a process to lose power under.
         ["powerfs", rest @ ..] => powerfs::process::main(rest),
         ["power-cuts-writer", rest @ ..] => power_cuts::writer::main(rest),
-        _ => usage("a command is missing"),
+        [] => usage("a command is missing"),
+        [other, ..] => usage(&format!("{other} is no command")),
     }
 }
 
