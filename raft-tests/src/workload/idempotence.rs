@@ -32,7 +32,6 @@ const CONDITIONAL: f64 = 0.4;
 const KEPT_EACH: usize = 200;
 /// A write is not sent again after this: the server may forget it after ten minutes, on a clock of its own.
 const AGE_MAX: Duration = Duration::from_secs(300);
-/// The server's first limit is to pass many times over while the last attempts are made.
 const LIMITS_AT_THE_END: Limits = Limits { server: Duration::from_secs(2), client: Duration::from_secs(4) };
 
 pub(super) struct Attempts {

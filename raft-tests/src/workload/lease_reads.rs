@@ -3,8 +3,9 @@
 //! [`super::stale_windows`]' to say.
 //!
 //! The pace is kept whatever the answers do: each node has lanes, each lane has its moments, and what a slow answer
-//! makes a lane miss is left out rather than made up for. Several keys are used at a time, so that every node leads one
-//! of them or other; a key is left after so many operations that the checker stays quick.
+//! makes a lane miss is left out rather than made up for. Several keys are used at a time, and new ones go on all the
+//! time; their shards follow from their hash, so at one moment some shard may have none. A key is left after so many
+//! operations that the checker stays quick.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
