@@ -12,7 +12,9 @@ DEV_ARGS ?=
 DEV_PORTS := $(if $(findstring --port,$(DEV_ARGS))$(findstring --nodes,$(DEV_ARGS)),,7401 7402 7403 7501 7502 7503)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test lint fmt check-fast clean-data shows build-shows show-fresh-debian
+FAULT_TOTALS ?= fault-totals
+
+.PHONY: help dev build test try faults fault-totals lint fmt check-fast clean-data shows build-shows show-fresh-debian
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,8 +29,21 @@ build: ## set up and build the ringraft program
 	cargo build --release --locked
 
 test: ## set up and run everything CI runs
-	@scripts/setup --lint
+	@scripts/setup --lint --faults
 	@scripts/run-tests
+
+try: ## three real nodes, a minute of faults, a verdict and a report in ./try-N (as root with more faults)
+	@scripts/setup $(if $(filter 0,$(shell id -u)),--faults)
+	cargo build --release --locked --workspace --bins
+	@"$$CARGO_TARGET_DIR/release/raft-tests" try $(TRY_ARGS)
+
+faults: ## the fault tests as CI runs them: at most 20 minutes on two cores
+	@scripts/setup --lint --faults
+	@scripts/run-tests --faults
+
+fault-totals: ## what a release must have survived: some hours of faults on this commit, into ./fault-totals
+	@scripts/setup --faults
+	@scripts/fault-totals $(FAULT_TOTALS)
 
 lint: ## formatting and clippy, warnings denied
 	cargo fmt --all --check
