@@ -59,6 +59,16 @@ pub struct Node {
 impl Cluster {
     /// Starts all nodes and waits until each is ready.
     pub async fn start(plan: Plan) -> Self {
+        let mut cluster = Self::prepare(plan).await;
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        cluster.wait_until_ready().await;
+        cluster
+    }
+
+    /// With their directories and configurations, and not started: each keeps its data in `data` below its directory.
+    pub async fn prepare(plan: Plan) -> Self {
         let turn = ONE_AT_A_TIME.lock().await;
         let mut directory = TempDir::new().expect("a temporary directory");
         if std::env::var_os(KEEP_VARIABLE).is_some() {
@@ -75,12 +85,7 @@ impl Cluster {
             Node { name, http: Http::new(&https[place]), peer: peers[place].clone(), directory, child: None }
         });
         let nodes = nodes.collect();
-        let mut cluster = Self { nodes, _directory: directory, _turn: turn };
-        for node in &mut cluster.nodes {
-            node.start();
-        }
-        cluster.wait_until_ready().await;
-        cluster
+        Self { nodes, _directory: directory, _turn: turn }
     }
 
     pub fn http(&self, place: usize) -> &Http {

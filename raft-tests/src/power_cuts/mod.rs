@@ -1,11 +1,12 @@
 //! `raft-tests power-cuts`: what was acknowledged survives a loss of power, on the file system that loses power.
 //!
-//! [`log_store`] runs Ringraft's log store alone, with what [`model`] says it owes and the [`writer`] that it owes it to.
-//! With a bug planted the same must fail: `--plant` makes the writer acknowledge before the sync, or the disk lie about
+//! [`log_store`] runs Ringraft's log store alone, with what [`model`] says it owes and the [`writer`] that it owes it to;
+//! with `--whole-cluster`, [`cluster`] runs real nodes, each on a disk of its own. With a bug planted the same must fail: `--plant` makes the writer acknowledge before the sync, or the disk lie about
 //! the syncs of files or of directories.
 //!
 //! The seed decides everything but the moment, which is when the power fails in real time.
 
+mod cluster;
 mod log_store;
 pub mod model;
 pub mod writer;
@@ -18,9 +19,11 @@ use ringraft::clock;
 use crate::powerfs::{self, Model, Process};
 use crate::record::{EXIT_BAD_INPUT, Run, RunKind};
 
-pub const USAGE: &str =
-    "raft-tests power-cuts [--cuts NUMBER] [--seed NUMBER] [--out DIRECTORY] [--plant ack-early|lie-sync|lie-dirsync]";
+pub const USAGE: &str = "raft-tests power-cuts [--whole-cluster] [--cuts NUMBER] [--seed NUMBER] [--out DIRECTORY] \
+     [--plant ack-early|lie-sync|lie-dirsync]";
 const CUTS: u64 = 100;
+/// Under a whole cluster a cut takes seconds.
+const CLUSTER_CUTS: u64 = 12;
 const CUTS_MAX: u64 = 1_000_000;
 
 /// A bug that must be seen.
@@ -46,6 +49,8 @@ impl Plant {
 /// What a run of cuts is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// Real nodes, and not the log store alone.
+    pub whole_cluster: bool,
     pub cuts: u64,
     pub seed: u64,
     pub plant: Option<Plant>,
@@ -78,7 +83,9 @@ impl Plan {
     /// # Errors
     /// Which argument is wrong, and what is allowed.
     pub fn parse(words: &[&str]) -> Result<Self, String> {
-        let mut plan = Self { cuts: CUTS, seed: clock::random_u64() >> 32, plant: None, out: None };
+        let whole_cluster = words.contains(&"--whole-cluster");
+        let cuts = if whole_cluster { CLUSTER_CUTS } else { CUTS };
+        let mut plan = Self { whole_cluster, cuts, seed: clock::random_u64() >> 32, plant: None, out: None };
         let mut words = words.iter();
         while let Some(&word) = words.next() {
             let mut value = || words.next().copied().ok_or_else(|| format!("{word} wants a value"));
@@ -90,6 +97,7 @@ impl Plan {
                         return Err(format!("--cuts takes 1 to {CUTS_MAX}, not {}", plan.cuts));
                     }
                 }
+                "--whole-cluster" => {}
                 "--seed" => plan.seed = number(value()?)?,
                 "--out" => plan.out = Some(PathBuf::from(value()?)),
                 "--plant" => {
@@ -103,12 +111,20 @@ impl Plan {
         if plan.plant.is_some() && plan.out.is_some() {
             return Err("a run with a planted bug leaves no record: --plant and --out exclude each other".to_string());
         }
+        if plan.plant == Some(Plant::AckEarly) && plan.whole_cluster {
+            return Err("--plant ack-early is of the log store's writer: a whole cluster takes the others".to_string());
+        }
         Ok(plan)
+    }
+
+    fn profile(&self) -> &'static str {
+        if self.whole_cluster { "whole-cluster" } else { "log-store" }
     }
 
     fn command(&self) -> String {
         let plant = self.plant.map(|plant| format!(" --plant {}", plant.name())).unwrap_or_default();
-        format!("raft-tests power-cuts --cuts {} --seed {}{plant}", self.cuts, self.seed)
+        let whole = if self.whole_cluster { " --whole-cluster" } else { "" };
+        format!("raft-tests power-cuts{whole} --cuts {} --seed {}{plant}", self.cuts, self.seed)
     }
 }
 
@@ -125,7 +141,7 @@ pub fn command(words: &[&str]) -> u8 {
             return EXIT_BAD_INPUT;
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let program = std::env::current_exe().expect("this program has a path");
     let run = runtime.block_on(run(&plan, &program));
     print(&run);
@@ -141,7 +157,7 @@ pub fn command(words: &[&str]) -> u8 {
 /// Carries a plan out. `program` is `raft-tests`.
 pub async fn run(plan: &Plan, program: &Path) -> Run {
     let began = clock::now();
-    let mut run = Run::new(RunKind::PowerCuts, "log-store", plan.seed, plan.command());
+    let mut run = Run::new(RunKind::PowerCuts, plan.profile(), plan.seed, plan.command());
     if let Err(error) = run_into(plan, program, &mut run).await {
         run.void.push(error.to_string());
     }
@@ -152,6 +168,13 @@ pub async fn run(plan: &Plan, program: &Path) -> Run {
 async fn run_into(plan: &Plan, program: &Path, run: &mut Run) -> io::Result<()> {
     if let Some(why) = powerfs::why_not_here() {
         return Err(io::Error::other(why));
+    }
+    if let Some(out) = &plan.out {
+        std::fs::create_dir_all(out)?;
+    }
+    if plan.whole_cluster {
+        cluster::run(plan.cuts, plan.seed, plan.plant, plan.out.as_deref(), program, run).await;
+        return Ok(());
     }
     let directory = tempfile::tempdir()?;
     let backing = match &plan.out {
@@ -204,6 +227,7 @@ mod tests {
             (&["--plant", "x"], "ack-early, lie-sync, lie-dirsync"),
             (&["--plant", "lie-sync", "--out", "x"], "exclude"),
             (&["--cutz"], "no option"),
+            (&["--whole-cluster", "--plant", "ack-early"], "takes the others"),
         ] {
             assert!(Plan::parse(words).unwrap_err().contains(told), "{words:?}");
         }

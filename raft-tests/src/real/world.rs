@@ -164,12 +164,12 @@ impl World {
             whole_configs: Vec::new(),
         };
         for place in 0..plan.nodes {
-            world.add_node(plan, place, &addresses)?;
+            world.add_node(plan, place, &addresses).await?;
         }
         Ok(world)
     }
 
-    fn add_node(&mut self, plan: &Plan, place: usize, addresses: &[Addresses]) -> Result<(), String> {
+    async fn add_node(&mut self, plan: &Plan, place: usize, addresses: &[Addresses]) -> Result<(), String> {
         let name = format!("n{}", place + 1);
         let failed = |what: &Path, error: std::io::Error| format!("{}: {error}", what.display());
         let directory = plan.directory.join(&name);
@@ -183,8 +183,7 @@ impl World {
                 model: powerfs::Model::Strict,
                 seed: plan.seed,
             };
-            let socket = directory.join("power.socket");
-            let disk = powerfs::Process::start(&program, &options, &socket);
+            let disk = powerfs::Process::start(&program, &options).await;
             self.disks.push(disk.map_err(|error| failed(&data, error))?);
         }
         let mut launch = Launch::default();
@@ -254,10 +253,9 @@ impl World {
         written.map_err(|error| format!("{}: {error}", file.display()))
     }
 
-    /// Sends a command to the file system of a node's data.
-    pub fn disk(&self, place: usize, command: &str) -> Result<String, String> {
-        let disk = self.disks.get(place).ok_or("this profile's nodes have the machine's disk")?;
-        disk.control().run(command).map_err(|error| format!("{}: {error}", self.nodes[place].name))
+    /// The file system of a node's data.
+    pub fn disk(&self, place: usize) -> Result<&powerfs::Process, String> {
+        self.disks.get(place).ok_or_else(|| "this profile's nodes have the machine's disk".to_string())
     }
 
     /// Starts a node that asks no seed first. A node that is back waits for those it was told of, two seconds for one

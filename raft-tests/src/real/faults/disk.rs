@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::{Disk, Fault, Field, Held, Observed, Standing, Who, process};
-use crate::powerfs::control::figure;
+use crate::powerfs::{Cut, Damage, Error, Failure, Stats, Torn};
 use crate::real::judge::DROPPED_FIGURE;
 
 const DEAD_MS: (u64, u64) = (0, 1_500);
@@ -33,14 +33,15 @@ pub(super) enum Sick {
     Failing {
         failed_before: u64,
     },
+    /// Syncs that were held up before.
     Slow {
-        syncs_before: u64,
+        delayed_before: u64,
     },
     /// Refused with this log line, or why it was not.
     Flipped {
         path: String,
         offset: u64,
-        bit: u32,
+        bit: u8,
         refused: Result<String, String>,
     },
 }
@@ -52,28 +53,32 @@ impl Sick {
     }
 }
 
-fn stat(field: &Field, place: usize, name: &str) -> Result<u64, String> {
-    let stats = field.world.disk(place, "stats")?;
-    figure(&stats, name).ok_or_else(|| format!("no {name} in {stats:?}"))
+async fn stats(field: &Field, place: usize) -> Result<Stats, String> {
+    told(field, place, field.world.disk(place)?.stats().await)
 }
 
-/// Unsynced pages that went with the last cut of each.
-fn dropped(field: &Field, on: &[usize]) -> Result<u64, String> {
-    on.iter().map(|place| stat(field, *place, "cut_pages_dropped")).sum()
+/// Syncs and writes that failed, for whatever reason.
+fn failures(stats: &Stats) -> u64 {
+    stats.syncs_failed + stats.writes_failed + stats.space_refused
+}
+
+/// An answer of a node's disk, with the node's name where it is none.
+fn told<T>(field: &Field, place: usize, answer: std::io::Result<T>) -> Result<T, String> {
+    answer.map_err(|error| format!("the disk of {}: {error}", field.world.nodes[place].name))
 }
 
 /// Power is lost on all of them at once, then the processes end: nothing runs on without power.
 pub(super) async fn lose_power(field: &mut Field, fault: Fault, who: Who) -> Result<Standing, String> {
     let (on, hit_leader, _) = process::victims(field, who).await?;
-    darken(field, fault, on, hit_leader, "cut clean").await
+    darken(field, fault, on, hit_leader, Cut::clean()).await
 }
 
 /// On one node: no majority may come to differ from what was acknowledged, and one node cannot make it.
 pub(super) async fn lose_power_torn(field: &mut Field) -> Result<Standing, String> {
     let (on, hit_leader, _) = process::victims(field, Who::One).await?;
-    let how = if field.rng.random_bool(0.5) { "pages" } else { "sectors" };
-    let cut = format!("cut {how} {}", field.rng.random_range(0..u32::MAX));
-    darken(field, Fault::Torn, on, hit_leader, &cut).await
+    let torn = if field.rng.random_bool(0.5) { Torn::Pages } else { Torn::Sectors };
+    let seed = field.rng.random();
+    darken(field, Fault::Torn, on, hit_leader, Cut::torn(torn, seed)).await
 }
 
 async fn darken(
@@ -81,14 +86,17 @@ async fn darken(
     fault: Fault,
     on: Vec<usize>,
     hit_leader: bool,
-    cut: &str,
+    cut: Cut,
 ) -> Result<Standing, String> {
     field.announce(fault, &on)?;
-    let cuts_before = on.iter().map(|place| stat(field, *place, "cuts")).collect::<Result<Vec<_>, _>>()?;
+    let mut cuts_before = Vec::new();
     for place in &on {
-        field.world.disk(*place, cut)?;
+        cuts_before.push(stats(field, *place).await?.cuts);
     }
-    let dropped = dropped(field, &on)?;
+    let mut dropped = 0;
+    for place in &on {
+        dropped += told(field, *place, field.world.disk(*place)?.cut(cut).await)?.pages_dropped;
+    }
     field.figures.count(DROPPED_FIGURE, dropped);
     field.figures.count("power_losses_that_dropped_pages", u64::from(dropped > 0));
     // A node that meets its dead disk first ends by itself.
@@ -101,7 +109,7 @@ async fn darken(
     field.world.kill(&running).await?;
     for place in &on {
         drop(field.world.nodes[*place].take_crashes());
-        field.world.disk(*place, "resume")?;
+        told(field, *place, field.world.disk(*place)?.resume().await)?;
     }
     let hold = field.between(DEAD_MS.0, DEAD_MS.1);
     let killed = on.iter().all(|place| !field.world.nodes[*place].is_running());
@@ -119,22 +127,23 @@ pub(super) async fn harm(field: &mut Field, fault: Fault, disk: Disk) -> Result<
         |hold: Duration, sick: Sick| Standing { fault, on: on.clone(), hit_leader, hold, held: Held::Disk(sick) };
     match disk {
         Disk::Eio => {
-            let failed_before = stat(field, place, "failed")?;
-            field.world.disk(place, "fail-sync EIO once *.log")?;
+            let failed_before = failures(&stats(field, place).await?);
+            let failure = Failure::once(Error::Io).on("*.log");
+            told(field, place, field.world.disk(place)?.fail_sync(Some(failure)).await)?;
             Ok(stand(Duration::ZERO, Sick::Failing { failed_before }))
         }
         Disk::Full => {
-            let failed_before = stat(field, place, "failed")?;
-            let used = stat(field, place, "used_bytes")?;
-            field.world.disk(place, &format!("space {used}"))?;
+            let before = stats(field, place).await?;
+            let failed_before = failures(&before);
+            told(field, place, field.world.disk(place)?.space(Some(before.used_bytes)).await)?;
             Ok(stand(Duration::ZERO, Sick::Failing { failed_before }))
         }
         Disk::SlowSync => {
-            let syncs_before = stat(field, place, "file_syncs")?;
+            let delayed_before = stats(field, place).await?.syncs_delayed;
             let delay = field.between(SLOW_SYNC_MS.0, SLOW_SYNC_MS.1);
-            field.world.disk(place, &format!("sync-delay {}", delay.as_millis()))?;
+            told(field, place, field.world.disk(place)?.sync_delay(delay).await)?;
             let hold = field.between(SLOW_MS.0, SLOW_MS.1);
-            Ok(stand(hold, Sick::Slow { syncs_before }))
+            Ok(stand(hold, Sick::Slow { delayed_before }))
         }
         Disk::BitFlip => {
             let sick = flip(field, place).await?;
@@ -155,8 +164,8 @@ async fn flip(field: &mut Field, place: usize) -> Result<Sick, String> {
     let path = format!("log/{name}");
     // In the first half: far from the last batch, whose loss would look like a torn one.
     let offset = field.rng.random_range(0..bytes / 2);
-    let bit = field.rng.random_range(0..8_u32);
-    field.world.disk(place, &format!("flip {path} {offset} {bit}"))?;
+    let bit = field.rng.random_range(0..8_u8);
+    told(field, place, field.world.disk(place)?.damage(&path, Damage::FlipAt { offset, bit }, 0).await)?;
     let node = &mut field.world.nodes[place];
     let log_length = node.log_length();
     node.start()?;
@@ -186,7 +195,7 @@ pub(super) async fn cure(field: &mut Field, on: &[usize], sick: &mut Sick) -> Ob
         Sick::Dark { cuts_before, killed } => {
             let mut seen = if *killed { Ok(()) } else { Err("a node ran on without power".to_string()) };
             for (place, before) in on.iter().zip(cuts_before) {
-                if stat(field, *place, "cuts")? != *before + 1 {
+                if stats(field, *place).await?.cuts != *before + 1 {
                     seen = Err(format!("{}'s disk lost no power", field.world.nodes[*place].name));
                 }
             }
@@ -196,25 +205,26 @@ pub(super) async fn cure(field: &mut Field, on: &[usize], sick: &mut Sick) -> Ob
         }
         Sick::Failing { failed_before } => {
             let status = field.world.nodes[place].ended_within(END_LIMIT).await?;
-            let failed = stat(field, place, "failed")?;
-            field.world.disk(place, "clear")?;
+            let failed = failures(&stats(field, place).await?);
+            told(field, place, field.world.disk(place)?.clear().await)?;
             if status.is_none() {
                 return Err(format!("{} ran on though its log could not be written", field.world.nodes[place].name));
             }
             field.world.start(on)?;
             if failed > *failed_before { Ok(()) } else { Err("no operation of the disk failed".to_string()) }
         }
-        Sick::Slow { syncs_before } => {
-            let syncs = stat(field, place, "file_syncs")?;
-            field.world.disk(place, "clear")?;
-            if syncs > *syncs_before { Ok(()) } else { Err("no sync was slow".to_string()) }
+        Sick::Slow { delayed_before } => {
+            let delayed = stats(field, place).await?.syncs_delayed;
+            told(field, place, field.world.disk(place)?.clear().await)?;
+            if delayed > *delayed_before { Ok(()) } else { Err("no sync was slow".to_string()) }
         }
         Sick::Flipped { path, offset, bit, refused } => {
             if field.world.nodes[place].is_running() {
                 field.world.kill(on).await?;
             }
             if !path.is_empty() {
-                field.world.disk(place, &format!("flip {path} {offset} {bit}"))?;
+                let damage = Damage::FlipAt { offset: *offset, bit: *bit };
+                told(field, place, field.world.disk(place)?.damage(path, damage, 0).await)?;
             }
             field.world.start(on)?;
             let line = refused.clone()?;

@@ -1,5 +1,5 @@
-//! Ringraft's own log store, in a process that is killed as the power fails: what was acknowledged is there. And the same
-//! with bugs planted, each of which must be seen.
+//! Ringraft's own log store, and whole nodes, in processes that are killed as the power fails: what was acknowledged is
+//! there. And the same with bugs planted, each of which must be seen.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ const CUTS: u64 = 24;
 const SEED: u64 = 1;
 
 fn plan(plant: Option<Plant>) -> Plan {
-    Plan { cuts: CUTS, seed: SEED, plant, out: None }
+    Plan { whole_cluster: false, cuts: CUTS, seed: SEED, plant, out: None }
 }
 
 #[tokio::test]
@@ -48,4 +48,28 @@ async fn a_disk_that_lies_about_syncs_of_files_is_seen() {
 #[tokio::test]
 async fn a_disk_that_lies_about_syncs_of_directories_is_seen() {
     must_be_seen(Plant::LieDirsync).await;
+}
+
+/// One of one node, two of all at once.
+const CLUSTER_CUTS: u64 = 3;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cluster_acknowledged_survives_power_loss_of_one_node_and_of_all_at_once() {
+    if skipped() {
+        return;
+    }
+    let plan = Plan { whole_cluster: true, cuts: CLUSTER_CUTS, ..plan(None) };
+    let run = run(&plan, Path::new(PROGRAM)).await;
+    assert_eq!(run.verdict(), Verdict::Good, "{run:#?}");
+    assert_eq!((run.faults["power-loss/one"].confirmed, run.faults["power-loss/all"].confirmed), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_that_lie_about_syncs_lose_what_a_cluster_acknowledged() {
+    if skipped() {
+        return;
+    }
+    let plan = Plan { whole_cluster: true, cuts: CLUSTER_CUTS, ..plan(Some(Plant::LieSync)) };
+    let run = run(&plan, Path::new(PROGRAM)).await;
+    assert_eq!(run.verdict(), Verdict::Violation, "{run:#?}");
 }
