@@ -123,7 +123,7 @@ fn tell_left_out(options: &Options) {
     }
 }
 
-fn print(run: &Run, written: &Path) {
+fn print(run: &Run, written: &Path, page: &Path) {
     println!(
         "  {} operations checked, {} answered, {} writes, {} of unknown outcome, in {:.1} s",
         run.operations, run.ok, run.writes, run.unknown_writes, run.seconds
@@ -145,6 +145,6 @@ fn print(run: &Run, written: &Path) {
             println!("  {what}: and {} more", reasons.len() - REASONS_SHOWN);
         }
     }
-    println!("  {}", written.display());
+    println!("  {}\n  report: {}", written.display(), page.display());
     println!("{}: {}", run.profile, run.verdict().name());
 }

@@ -28,6 +28,7 @@ use crate::checker;
 use crate::fleet::{compare_digests_of, until};
 use crate::history::{self, History, Outcome, Phase, Recorder};
 use crate::record::{HISTORY_FILE_NAME, Run, RunKind};
+use crate::report;
 use crate::workload::{self, Finished, Load, Refusals, Target, Work};
 
 /// From the first start of all nodes until each is ready.
@@ -129,7 +130,8 @@ pub async fn run(options: &Options) -> Result<Run, String> {
     run.undecided.extend(report.undecided.iter().map(|key| format!("{}: {:?}", key.key, key.why)));
     run.void = judge::void(&run, &wanted);
     let written = run.write(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    super::print(&run, &written);
+    let page = report::write_page(&directory)?;
+    super::print(&run, &written, &page);
     if run.verdict() == crate::record::Verdict::Good && std::env::var_os(KEEP_VARIABLE).is_none() {
         remove_data(&directory, options.nodes);
     }

@@ -174,19 +174,20 @@ async fn carry(mut dialler: TcpStream, link: Link) -> Option<()> {
     until_open(there).await;
     let listener = TcpStream::connect(&link.peer).await.ok()?;
     listener.set_nodelay(true).ok()?;
-    let (near_read, near_write) = dialler.into_split();
-    let (mut far_read, far_write) = listener.into_split();
-    let mut near_read = near_read;
+    let (mut near_read, mut near_write) = dialler.into_split();
+    let (mut far_read, mut far_write) = listener.into_split();
     let reset = tokio::select! {
         reset = until_reset(there) => reset,
         reset = until_reset(back) => reset,
         () = async { tokio::join!(
-            pump(&mut near_read, far_write, there, hello),
-            pump(&mut far_read, near_write, back, Bytes::new()),
+            pump(&mut near_read, &mut far_write, there, hello),
+            pump(&mut far_read, &mut near_write, back, Bytes::new()),
         ); } => return Some(()),
     };
-    // Dropped with no time to linger, both ends are told of a reset.
-    let _ = (AsRef::<TcpStream>::as_ref(&near_read).set_zero_linger(), far_read.as_ref().set_zero_linger());
+    // Closed with no time to linger, and without an orderly end first, both ends are told of a reset.
+    let _ = (near_read.as_ref().set_zero_linger(), far_read.as_ref().set_zero_linger());
+    near_write.forget();
+    far_write.forget();
     reset.met.reset.fetch_add(1, Ordering::Relaxed);
     Some(())
 }
@@ -234,7 +235,7 @@ async fn until_reset(way: &WayState) -> &WayState {
 }
 
 /// Carries one direction until its end has been delivered.
-async fn pump(from: &mut OwnedReadHalf, mut to: OwnedWriteHalf, way: &WayState, first: Bytes) {
+async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, way: &WayState, first: Bytes) {
     let (sender, mut chunks) = mpsc::channel::<(Moment, Bytes)>(CHUNKS_MAX);
     let read = async {
         let mut next = Some(first).filter(|first| !first.is_empty());
@@ -275,7 +276,8 @@ async fn pump(from: &mut OwnedReadHalf, mut to: OwnedWriteHalf, way: &WayState, 
             broken = broken || to.write_all(&chunk).await.is_err();
         }
         until_open(way).await;
-        drop(to);
+        // It may be gone already.
+        let _ = to.shutdown().await;
     };
     tokio::join!(read, write);
 }
