@@ -145,10 +145,11 @@ pub const ALL: &[Profile] = &[
         about: "a look at it: leaders killed, paused and cut off",
         cards: &[
             &[Fault::Kill(Who::Leader)],
+            &[Fault::Pause(Who::Leader, Length::Short)],
             &[Fault::Pause(Who::Leader, Length::Long)],
             &[Fault::Cut(Shape::IsolateLeader)],
         ],
-        seconds: 36,
+        seconds: 45,
     },
 ];
 
