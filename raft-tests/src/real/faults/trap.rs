@@ -35,8 +35,23 @@ const WRITES_AFTER: usize = 20;
 /// Between two looks whether the restarted voters serve.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Springs the trap and lets go of it again.
+/// A leadership may be handed over at any time, which leaves a trap that is being set without its leader: it is let go
+/// of, and another one set. So often in a row.
+const ATTEMPTS: usize = 5;
+
+/// Sets the trap, springs it and lets go of it again.
 pub(super) async fn spring(field: &mut Field) -> Result<Standing, String> {
+    for _ in 0..ATTEMPTS {
+        if let Some(standing) = set_and_spring(field).await? {
+            return Ok(standing);
+        }
+        field.figures.count("lease_traps_set_again", 1);
+    }
+    Err(format!("in {ATTEMPTS} attempts the shard's leader changed before the trap was sprung"))
+}
+
+/// None when it was not sprung, because its leader leads no more.
+async fn set_and_spring(field: &mut Field) -> Result<Option<Standing>, String> {
     let aim = field.aim().await?;
     let others = field.others(&[aim.leader.place]);
     let alone = field.choose(&others)?;
@@ -44,14 +59,22 @@ pub(super) async fn spring(field: &mut Field) -> Result<Standing, String> {
     let restarted = field.choose_some(&rest, field.majority() - 1);
     let on = [vec![aim.leader.place], restarted.clone()].concat();
 
-    field.announce(Fault::LeaseTrap, &on)?;
     let number = field.figures.get_count("lease_traps");
     field.figures.count("lease_traps", 1);
     // A tag that is a whole other key is in that key's shard.
     let key = format!("{{{}}}trap-{number}", field.probe.key(aim.shard));
     let names = Names { key, value: format!("trap-{number}") };
     let load = Load::start(field, &names, aim.leader.place, &others);
-    let seen = spring_under(field, aim, alone, &others, &restarted, &load).await;
+    field.world.spoil(&Way::both(alone, aim.leader.place), Spoil::Cut).await?;
+    tokio::time::sleep(ALONE).await;
+    let leads_still = look::survey(&field.world.nodes).await.leaders().get(&aim.shard).map(|now| now.place);
+    if leads_still != Some(aim.leader.place) {
+        load.stop().await?;
+        field.world.mend_all().await?;
+        return Ok(None);
+    }
+    field.announce(Fault::LeaseTrap, &on)?;
+    let seen = spring_under(field, aim, &others, &restarted, &load).await;
     let reads = load.stop().await?;
     field.world.mend_all().await?;
     field.world.restore_seeds()?;
@@ -62,25 +85,12 @@ pub(super) async fn spring(field: &mut Field) -> Result<Standing, String> {
     });
     field.figures.count("lease_reads_of_old_leaders_cut_off", reads.in_window);
     field.figures.count("lease_reads_of_old_leaders", reads.answered);
-    Ok(Standing { fault: Fault::LeaseTrap, on, hit_leader: true, hold: Duration::ZERO, held: Held::Over { seen } })
+    let held = Held::Over { seen };
+    Ok(Some(Standing { fault: Fault::LeaseTrap, on, hit_leader: true, hold: Duration::ZERO, held }))
 }
 
-async fn spring_under(
-    field: &mut Field,
-    aim: Aim,
-    alone: usize,
-    others: &[usize],
-    restarted: &[usize],
-    load: &Load,
-) -> Observed {
+async fn spring_under(field: &mut Field, aim: Aim, others: &[usize], restarted: &[usize], load: &Load) -> Observed {
     let leader = aim.leader.place;
-    field.world.spoil(&Way::both(alone, leader), Spoil::Cut).await?;
-    tokio::time::sleep(ALONE).await;
-    let before = look::survey(&field.world.nodes).await;
-    if before.leaders().get(&aim.shard).is_none_or(|now| now.place != leader) {
-        return Err(format!("shard {} changed its leader before the trap was sprung", aim.shard));
-    }
-
     let ways: Vec<Way> = others.iter().flat_map(|other| Way::both(*other, leader)).collect();
     let met = field.world.met(&ways, Kind::Cut).await?;
     field.world.spoil(&ways, Spoil::Cut).await?;
