@@ -1,6 +1,6 @@
 //! `raft-tests sim`: one seed in this process, or many, each in a process of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -125,7 +125,7 @@ impl Place {
     }
 }
 
-/// Runs it and gives the exit code.
+/// Runs it and gives the exit code: that of the worst seed, or 3 for bad arguments.
 pub fn command(words: &[&str]) -> u8 {
     let done = Asked::parse(words).and_then(|asked| asked.run());
     done.unwrap_or_else(|why| {
@@ -168,62 +168,64 @@ impl Asked {
     }
 
     async fn many(&self, seeds: u64) -> Result<u8, String> {
-        let place = Place::new(self.out.as_ref())?;
         let first = self.first.unwrap_or(1);
         let wanted = (first..first + seeds).map(|seed| (self.scenario(), seed)).collect();
-        let sum = self.each(wanted, &place.path).await?;
-        sum.write(&place.path).map_err(|error| error.to_string())?;
-        if sum.verdict() != Verdict::Good {
-            place.keep();
-        }
-        Ok(sum.verdict().exit_code())
+        self.each(self.scenario().name, wanted).await
     }
 
     async fn regressions(&self) -> Result<u8, String> {
-        let place = Place::new(self.out.as_ref())?;
-        let wanted = super::regressions::all();
-        let sum = self.each(wanted, &place.path).await?;
-        sum.write(&place.path).map_err(|error| error.to_string())?;
-        if sum.verdict() != Verdict::Good {
-            place.keep();
-        }
-        Ok(sum.verdict().exit_code())
+        self.each("regressions", super::regressions::all()).await
     }
 
-    /// Runs each in a process of its own and adds them up.
-    async fn each(&self, wanted: Vec<(&'static Scenario, u64)>, out: &Path) -> Result<Run, String> {
+    /// Runs each in a process of its own. What is good is added up in one record and its files are removed; of what is not,
+    /// all is left in a directory of its own beside that record.
+    async fn each(&self, profile: &str, wanted: Vec<(&'static Scenario, u64)>) -> Result<u8, String> {
+        let place = Place::new(self.out.as_ref())?;
         let started = ringraft::clock::now();
         let jobs = self.jobs.unwrap_or(JOBS_DEFAULT).min(wanted.len());
         let total = wanted.len();
         let first = wanted.first().map_or(0, |(_, seed)| *seed);
-        let mut sum = Run::new(RunKind::Sim, self.scenario().name, first, "");
-        sum.command = std::env::args().skip(1).fold("raft-tests".to_string(), |all, word| format!("{all} {word}"));
+        let command = std::env::args().skip(1).fold("raft-tests".to_string(), |all, word| format!("{all} {word}"));
+        let mut sum = Run::new(RunKind::Sim, profile, first, command);
         sum.runs = 0;
         let mut waiting = wanted.into_iter();
         let mut running = JoinSet::new();
-        let mut done = 0;
-        loop {
+        let mut failed = Vec::new();
+        let mut worst = Verdict::Good;
+        for done in 1..=total {
             while running.len() < jobs
                 && let Some((scenario, seed)) = waiting.next()
             {
-                let options = Options { scenario, ..self.options(seed, out.join(format!("{}-{seed}", scenario.name))) };
-                running.spawn(in_own_process(options));
+                let out = place.path.join(format!("{}-{seed}", scenario.name));
+                running.spawn(in_own_process(Options { scenario, ..self.options(seed, out) }));
             }
-            let Some(ended) = running.join_next().await else { break };
-            let run = ended.map_err(|error| error.to_string())?;
-            done += 1;
+            let ended = running.join_next().await.expect("one runs for each that is not done");
+            let (out, run) = ended.map_err(|error| error.to_string())?;
+            worst = worst.max(run.verdict());
             if run.verdict() == Verdict::Good {
                 println!("{done}/{total} {}", line(&run));
+                sum.add(&run);
+                std::fs::remove_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
             } else {
                 println!("{done}/{total} FAILED");
                 tell(&run);
+                // A seed that died has left no record.
+                run.write(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+                failed.push(run.command);
             }
-            sum.add(&run);
         }
         sum.seconds = ringraft::clock::now().since(started).as_secs_f64();
-        println!("---");
+        println!("--- {} of {total} are good, in {:.0} s:", sum.runs, sum.seconds);
         tell(&sum);
-        Ok(sum)
+        if sum.runs > 0 {
+            sum.write(&place.path).map_err(|error| format!("{}: {error}", place.path.display()))?;
+        }
+        if !failed.is_empty() {
+            println!("--- {} failed:", failed.len());
+            failed.iter().for_each(|command| println!("  {command}"));
+            place.keep();
+        }
+        Ok(worst.exit_code())
     }
 
     /// Runs each seed twice and compares all that was written, byte for byte.
@@ -236,7 +238,7 @@ impl Asked {
             for place in &places {
                 runs.spawn(in_own_process(self.options(seed, place.path.clone())));
             }
-            for run in runs.join_all().await {
+            for (_, run) in runs.join_all().await {
                 if run.verdict() != Verdict::Good {
                     tell(&run);
                 }
@@ -268,14 +270,23 @@ impl Asked {
     }
 }
 
-/// Runs one seed in a fresh process, whatever becomes of it.
-async fn in_own_process(options: Options) -> Run {
+/// Runs one seed in a fresh process, whatever becomes of it. With the place of its files.
+async fn in_own_process(options: Options) -> (PathBuf, Run) {
+    let out = options.out.clone();
+    let run = run_in_own_process(&options).await;
+    (out, run)
+}
+
+async fn run_in_own_process(options: &Options) -> Run {
     let failed = |why: String| {
         let mut run = Run::new(RunKind::Sim, options.scenario.name, options.seed, options.command());
         run.violations.push(why);
         run
     };
-    let out = options.out.clone();
+    let out = &options.out;
+    if let Err(error) = std::fs::create_dir_all(out) {
+        return failed(format!("{}: {error}", out.display()));
+    }
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return failed(format!("this program cannot be found: {error}")),
@@ -286,7 +297,7 @@ async fn in_own_process(options: Options) -> Run {
     }
     let mut command = Command::new(program);
     command.args(["sim", "--seed", &options.seed.to_string(), "--scenario", options.scenario.name]);
-    command.args(["--seconds", &options.safety.as_secs().to_string()]).arg("--out").arg(&out);
+    command.args(["--seconds", &options.safety.as_secs().to_string()]).arg("--out").arg(out);
     if let Some(mutant) = &options.mutant {
         command.args(["--mutant", mutant]);
     }
@@ -347,4 +358,29 @@ fn select(name: &str) -> Result<(), String> {
 #[cfg(not(feature = "mutants"))]
 fn select(name: &str) -> Result<(), String> {
     Err(format!("this program carries no planted bug, so {name} cannot be planted: build it with --features mutants"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_arguments_are_told_what_is_allowed() {
+        let refused = |words: &[&str]| Asked::parse(words).unwrap_err();
+        assert!(refused(&[]).contains("--seeds"));
+        assert!(refused(&["--seed", "1", "--seeds", "2"]).contains("one of"));
+        assert!(refused(&["--seeds", "0"]).contains("above 0"));
+        assert!(refused(&["--seed", "many"]).contains("takes a number, not \"many\""));
+        assert!(refused(&["--seed", "1", "--scenario", "quake"]).contains("lease-trap"));
+        assert!(refused(&["--seed", "1", "--speed", "9"]).contains("--speed is not known"));
+        assert_eq!(command(&["--seed"]), EXIT_BAD_INPUT);
+    }
+
+    #[test]
+    fn a_run_tells_the_command_that_repeats_it() {
+        let asked = Asked::parse(&["--seed", "7"]).unwrap();
+        assert_eq!(asked.options(7, PathBuf::new()).command(), "raft-tests sim --seed 7");
+        let asked = Asked::parse(&["--seed", "7", "--scenario", "power", "--seconds", "5"]).unwrap();
+        assert_eq!(asked.options(7, PathBuf::new()).command(), "raft-tests sim --seed 7 --scenario power --seconds 5");
+    }
 }

@@ -163,7 +163,7 @@ impl Invariants {
             found.push(format!("{} has stopped: {failure}", look.name()));
         }
         self.check_vote(world, look, before.as_ref(), &mut found);
-        self.check_leader(world, look, before.as_ref(), &mut found, log);
+        self.check_leader(world, look, before.as_ref().filter(|_| is_same_life), &mut found, log);
         self.check_committed(world, look, before.as_ref().filter(|_| is_same_life), &mut found);
         let compared = self.compare_log(world, look, next, &mut found);
         let differs_since = compared.differs.as_ref().map(|_| differed_since.unwrap_or(time));
@@ -217,7 +217,7 @@ impl Invariants {
             group.voters.swap(0, 1);
             group.voters[0].clone_from(&look.now.voters);
         }
-        if before.is_some_and(|before| before.leads && before.vote.term == look.now.vote.term) {
+        if before.is_some_and(|before| before.leads && before.vote == look.now.vote) {
             return;
         }
         let term = look.now.vote.term;

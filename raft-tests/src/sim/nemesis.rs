@@ -31,6 +31,7 @@ pub(super) struct Nemesis {
     latency: Duration,
     election_max: Duration,
     pause_max: Duration,
+    clocks_stop: bool,
 }
 
 struct Track<F: 'static> {
@@ -96,6 +97,7 @@ impl Nemesis {
             latency: plan.weather.latency_max,
             election_max: plan.election_max(),
             pause_max: plan.pause_max,
+            clocks_stop: scenario.clocks_stop,
         };
         nemesis.network.due = begin + nemesis.pause_max / 2;
         nemesis.process.due = begin + nemesis.pause_max;
@@ -237,7 +239,7 @@ impl Nemesis {
                     }
                     _ => ("suspend/longer-than-lease", between(rng, self.election_max, self.election_max * 5)),
                 };
-                let cut = Cut::Suspend { node, time, clock_stops: false };
+                let cut = Cut::Suspend { node, time, clock_stops: self.clocks_stop };
                 let until = world.sim.elapsed() + time;
                 let about = About { class: class.to_string(), on: vec![node], hit_leader: leading.contains(&node) };
                 return Some((about, Standing::cut(world, cut, ways, until)));

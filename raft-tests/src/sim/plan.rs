@@ -13,7 +13,7 @@ use crate::workload::{Kind, Load};
 
 /// How much faster or slower than the simulation a node's clock may run, in parts of a thousand. At the extremes a lease
 /// of 0.7 × `election_max` is still shorter than the patience of the followers: 1.15 × 0.7 < 0.85.
-const RATE_ERROR_MAX: u64 = 150;
+pub(super) const RATE_ERROR_MAX: u64 = 150;
 
 /// What is broken in a run, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +24,30 @@ pub(super) struct Scenario {
     pub(super) network: &'static [(NetworkFault, u32)],
     pub(super) process: &'static [(ProcessFault, u32)],
     pub(super) aside: &'static [(AsideFault, u32)],
-    /// Clocks run at rates of their own.
-    pub(super) rates: bool,
-    /// It goes by its own script.
-    pub(super) is_trap: bool,
+    /// Clocks that do not run alike.
+    pub(super) rates: Option<Rates>,
+    /// It goes by the script of the lease trap.
+    pub(super) trap: Option<Trap>,
     /// Clients read by lease most of the time.
     pub(super) is_about_leases: bool,
+    /// Clocks stand still in a suspend, as CLOCK_MONOTONIC does and Ringraft's clock does not: this has to be noticed.
+    pub(super) clocks_stop: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rates {
+    Any,
+    /// The first node's clock is as slow as may be, all others' as fast: the worst for its leases.
+    FirstSlow,
+}
+
+/// What makes the followers forget the leader before its lease is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trap {
+    /// One of them restarts.
+    Restart,
+    /// Their clocks are faster.
+    Rates,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,9 +148,10 @@ const CALM: Scenario = Scenario {
     network: &[],
     process: &[],
     aside: &[],
-    rates: false,
-    is_trap: false,
+    rates: None,
+    trap: None,
     is_about_leases: false,
+    clocks_stop: false,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -142,7 +161,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         network: ALL_NETWORK,
         process: ALL_PROCESS,
         aside: ALL_ASIDE,
-        rates: true,
+        rates: Some(Rates::Any),
         ..CALM
     },
     Scenario { name: "power", what: "power losses, also between any two durable steps", process: POWER, ..CALM },
@@ -151,7 +170,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "clocks",
         what: "clock rates, suspends and cut-off leaders under lease reads",
         network: &[(N::SuspendShort, 2), (N::SuspendLong, 2), (N::IsolateLeader, 3), (N::Mute, 1), (N::Deaf, 1)],
-        rates: true,
+        rates: Some(Rates::Any),
         is_about_leases: true,
         ..CALM
     },
@@ -169,8 +188,24 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "lease-trap",
         what: "a voter restarted inside the lease it granted",
-        is_trap: true,
+        trap: Some(Trap::Restart),
         is_about_leases: true,
+        ..CALM
+    },
+    Scenario {
+        name: "lease-margin",
+        what: "a leader with a slow clock cut off from followers with fast ones",
+        rates: Some(Rates::FirstSlow),
+        trap: Some(Trap::Rates),
+        is_about_leases: true,
+        ..CALM
+    },
+    Scenario {
+        name: "stopped-clocks",
+        what: "suspends that stop the clock too, which no lease survives: must end in a violation",
+        network: &[(N::SuspendLong, 1)],
+        is_about_leases: true,
+        clocks_stop: true,
         ..CALM
     },
     CALM,
@@ -225,10 +260,10 @@ fn millis(milliseconds: u64) -> Duration {
 impl Plan {
     pub(super) fn new(seed: u64, scenario: &'static Scenario, safety: Duration) -> Self {
         let rng = &mut stream(seed, Stream::Plan);
-        let nodes = if scenario.is_trap || rng.random_bool(0.6) { 3 } else { 5 };
+        let nodes = if scenario.trap.is_some() || rng.random_bool(0.6) { 3 } else { 5 };
         let replicas = if nodes == 5 && rng.random() { 5 } else { 3 };
-        let raft = if scenario.is_trap { trap_timing(rng) } else { timing(rng) };
-        let clocks = (0..nodes).map(|_| node_clock(rng, scenario.rates)).collect();
+        let raft = if scenario.trap.is_some() { trap_timing(rng) } else { timing(rng) };
+        let clocks = (1..=nodes).map(|number| node_clock(rng, scenario.rates, number)).collect();
         let latency_min = millis(1);
         let latency_max = millis(rng.random_range(2..=(raft.heartbeat_ms / 4).clamp(3, 15)));
         let weather = Weather { latency_min, latency_max, random_order: rng.random(), ..Weather::default() };
@@ -333,16 +368,28 @@ fn trap_timing(rng: &mut StdRng) -> RaftConfig {
     RaftConfig { heartbeat_ms: 50, election_min_ms: 250, election_max_ms, quorum_loss_probe_ms: election_max_ms * 3 }
 }
 
-fn node_clock(rng: &mut StdRng, rates: bool) -> NodeClock {
+fn node_clock(rng: &mut StdRng, rates: Option<Rates>, number: u64) -> NodeClock {
     let origin = Duration::from_secs(rng.random_range(0..100_000));
     let error = RATE_ERROR_MAX * (MILLION / 1000);
-    let rate = match rng.random_range(0..4) {
+    let (slowest, fastest) = (MILLION - error, MILLION + error);
+    let any = match rng.random_range(0..4) {
         // The extremes matter most, and a cluster of them most of all.
-        0 => MILLION - error,
-        1 => MILLION + error,
-        _ => rng.random_range(MILLION - error..=MILLION + error),
+        0 => slowest,
+        1 => fastest,
+        _ => rng.random_range(slowest..=fastest),
     };
-    let mut clock = NodeClock::new(origin, if rates { rate } else { MILLION });
+    let rate = match rates {
+        None => MILLION,
+        Some(Rates::Any) => any,
+        Some(Rates::FirstSlow) => {
+            if number == 1 {
+                slowest
+            } else {
+                fastest
+            }
+        }
+    };
+    let mut clock = NodeClock::new(origin, rate);
     clock.wall_ahead_ms = rng.random_range(-86_400_000..=86_400_000);
     clock
 }

@@ -9,11 +9,35 @@ struct Regression {
     found: &'static str,
 }
 
-const ALL: &[Regression] = &[Regression {
-    scenario: "lease-trap",
-    seed: 1,
-    found: "a voter that restarted inside the lease it had granted elected another leader (openraft, hazard 3.2)",
-}];
+const ALL: &[Regression] = &[
+    Regression {
+        scenario: "lease-trap",
+        seed: 1,
+        found: "a voter that restarted inside the lease it had granted elected another leader (openraft, hazard 3.2)",
+    },
+    Regression { scenario: "lease-trap", seed: 2, found: "the same, with an answer 305 ms old" },
+    Regression {
+        scenario: "power",
+        seed: 1,
+        found: "a restarted leader led on and gave lost ids to other payloads (openraft, hazard 3.1)",
+    },
+    Regression { scenario: "power", seed: 2, found: "the same, with an old answer to a linearizable read" },
+    Regression {
+        scenario: "snapshots",
+        seed: 1,
+        found: "a log purged further than its rows were flushed leaves a replica that cannot start (openraft, 3.6)",
+    },
+    Regression {
+        scenario: "lease-margin",
+        seed: 1,
+        found: "a lease as long as the followers' patience is too long for a slow clock (openraft, hazard 3.3)",
+    },
+    Regression {
+        scenario: "suspends",
+        seed: 2,
+        found: "a leader whose clock stood still in a suspend believed its lease (openraft, hazard 3.3)",
+    },
+];
 
 /// All of them, in order.
 pub(super) fn all() -> Vec<(&'static Scenario, u64)> {

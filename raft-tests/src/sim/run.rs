@@ -19,9 +19,9 @@ use super::http;
 use super::invariants::Invariants;
 use super::nemesis::Nemesis;
 use super::net::SimNet;
-use super::plan::{Plan, Scenario};
+use super::plan::{Plan, RATE_ERROR_MAX, Scenario};
 use super::probe::Probes;
-use super::trap::Trap;
+use super::trap::Traps;
 use super::world::{HTTP_PORT, Stage, World, host};
 use crate::checker;
 use crate::history::{self, Recorder};
@@ -118,7 +118,7 @@ pub(super) fn run(options: &Options) -> Result<Run, String> {
     let finished = course.found.borrow_mut().finished.take();
     drop(course);
     figures(&mut run, &counts);
-    judge(&mut run, &history, finished);
+    judge(&mut run, &plan, &history, finished);
     for violation in &run.violations {
         log.say(simulated, format_args!("VIOLATION {violation}"));
     }
@@ -142,8 +142,14 @@ fn figures(run: &mut Run, counts: &super::invariants::Counts) {
     add("snapshots_installed", counts.snapshots);
 }
 
+/// The longest true time, in milliseconds, that a node's clock takes for this long: what an age told by it stands for.
+fn on_any_clock(age_ms: u64) -> u64 {
+    // Both were cut to whole milliseconds.
+    age_ms.saturating_add(1).saturating_mul(1000) / (1000 - RATE_ERROR_MAX) + 1
+}
+
 /// What the clients and the checker say of the history.
-fn judge(run: &mut Run, history: &Path, finished: Option<Finished>) {
+fn judge(run: &mut Run, plan: &Plan, history: &Path, finished: Option<Finished>) {
     if let Some(finished) = finished {
         run.violations.extend(finished.violations);
         run.undecided.extend(finished.unverified);
@@ -156,7 +162,10 @@ fn judge(run: &mut Run, history: &Path, finished: Option<Finished>) {
     let read = File::open(history).map_err(|error| error.to_string());
     let read = read.and_then(|file| history::read(BufReader::new(file)).map_err(|error| error.to_string()));
     match read {
-        Ok(read) => {
+        Ok(mut read) => {
+            if plan.scenario.rates.is_some() {
+                read.operations.iter_mut().for_each(|operation| operation.age_ms = operation.age_ms.map(on_any_clock));
+            }
             let report = checker::check(&read);
             run.operations = report.operations as u64;
             let windows = workload::stale_windows(&read);
@@ -225,12 +234,12 @@ impl Course {
         log.say(self.now(), format_args!("formed"));
         let formed = self.now();
         run.figures.insert("forming_ms_max".to_string(), formed.as_millis() as f64);
-        if plan.scenario.is_trap {
-            let mut trap = Trap::new(plan, self.probes.clone(), self.recorder.clone(), formed);
-            while self.now() < formed + plan.safety || !trap.is_quiet() {
+        if plan.scenario.trap.is_some() {
+            let mut traps = Traps::new(plan, self.probes.clone(), self.recorder.clone(), formed);
+            while self.now() < formed + plan.safety || !traps.is_quiet() {
                 self.step(log)?;
                 let may_begin = self.now() < formed + plan.safety;
-                trap.step(&mut self.world, run, log, may_begin);
+                traps.step(&mut self.world, run, log, may_begin);
             }
         } else {
             let mut nemesis = Nemesis::new(plan, self.probes.clone(), self.recorder.clone(), formed);
@@ -240,7 +249,7 @@ impl Course {
                 nemesis.step(&mut self.world, run, log, may_begin);
             }
         }
-        if plan.scenario.rates {
+        if plan.scenario.rates.is_some() {
             self.confirm_rates(plan, run);
         }
         let healed = self.now();

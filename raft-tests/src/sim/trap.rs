@@ -2,6 +2,9 @@
 //! cut off from everybody, and the other follower, which has just renewed the leader's lease, loses power and comes back at
 //! once. If it has forgotten the lease it grants, the two elect another leader while the old one still answers reads by it.
 //!
+//! A second trap has no restart: there the old leader's clock is slow and the others' are fast, so that these forget it
+//! early by its reckoning. The margin between the lease that is granted and the one that is trusted has to be enough.
+//!
 //! Clients read by lease at every node and write at every node all the time, so that an old answer is in the history.
 
 use std::time::Duration;
@@ -11,21 +14,22 @@ use rand::rngs::StdRng;
 use ringraft::types::ShardId;
 
 use super::fault::{Cut, Standing, both_ways, leaders, place};
-use super::plan::{Plan, Stream, stream};
+use super::plan::{Plan, Stream, Trap, stream};
 use super::probe::{Probes, Way};
 use super::run::Log;
 use super::world::{World, host};
 use crate::history::{Phase, Recorder};
 use crate::record::Run;
 
-const CLASS: &str = "lease-trap";
 /// A restart later than this after the cut would be no trap.
 const BACK_WITHIN: Duration = Duration::from_millis(30);
 
 /// Entries that a follower may lack when a trap is set.
 const FOLLOWS_WITHIN: u64 = 10;
 
-pub(super) struct Trap {
+pub(super) struct Traps {
+    kind: Trap,
+    class: &'static str,
     rng: StdRng,
     probes: Probes,
     recorder: Recorder,
@@ -52,9 +56,15 @@ struct Round {
     over_at: Duration,
 }
 
-impl Trap {
+impl Traps {
     pub(super) fn new(plan: &Plan, probes: Probes, recorder: Recorder, begin: Duration) -> Self {
+        let kind = plan.scenario.trap.expect("only such a scenario sets traps");
         Self {
+            kind,
+            class: match kind {
+                Trap::Restart => "lease-trap",
+                Trap::Rates => "lease-trap/clock-rates",
+            },
             rng: stream(plan.seed, Stream::Trap),
             probes,
             recorder,
@@ -78,9 +88,13 @@ impl Trap {
     }
 
     fn begin(&mut self, world: &World, log: &mut Log) -> Option<Round> {
+        let class = self.class;
         let now = world.sim.elapsed();
         let leaders: Vec<(ShardId, u64)> = leaders(world).into_iter().collect();
         let all: Vec<u64> = world.numbers().collect();
+        // The first node has the slow clock.
+        let leaders: Vec<_> =
+            leaders.into_iter().filter(|(_, number)| self.kind != Trap::Rates || *number == 1).collect();
         if leaders.is_empty() {
             return None;
         }
@@ -96,8 +110,8 @@ impl Trap {
         // The round ends its cuts itself.
         let until = Duration::MAX;
         let cut = Standing::cut(world, Cut::Drop, ways.clone(), until);
-        log.say(now, format_args!("begin {CLASS} of shard {shard}: n{leader} leads, n{forgets} forgets it"));
-        let _ = self.recorder.nemesis(CLASS, Phase::Begin, &[host(leader), host(voter)], false);
+        log.say(now, format_args!("begin {class} of shard {shard}: n{leader} leads, n{forgets} forgets it"));
+        let _ = self.recorder.nemesis(class, Phase::Begin, &[host(leader), host(voter)], false);
         Some(Round {
             shard,
             leader,
@@ -121,9 +135,12 @@ impl Trap {
             let ways = both_ways(&[place(round.leader)], &[place(round.voter)]);
             let cut = Standing::cut(world, Cut::Drop, ways.clone(), Duration::MAX);
             round.cuts.push((cut, ways));
-            world.crash(round.voter);
-            world.restart(round.voter);
-            log.say(now, format_args!("n{} cut off, n{} restarts", round.leader, round.voter));
+            log.say(now, format_args!("n{} is cut off", round.leader));
+            if self.kind == Trap::Restart {
+                world.crash(round.voter);
+                world.restart(round.voter);
+                log.say(now, format_args!("n{} restarts", round.voter));
+            }
             return Some(round);
         }
         if round.back_at.is_none() && world.router(round.voter).is_some() {
@@ -144,6 +161,7 @@ impl Trap {
     }
 
     fn end(&mut self, world: &mut World, round: Round, run: &mut Run, log: &mut Log) {
+        let class = self.class;
         let now = world.sim.elapsed();
         let mut nothing_arrived = true;
         for (mut cut, ways) in round.cuts {
@@ -157,9 +175,9 @@ impl Trap {
         let confirmed = round.led_at_cut && nothing_arrived && was_back && round.successor_after.is_some();
         let word = if confirmed { "confirmed" } else { "UNCONFIRMED" };
         let successor = round.successor_after;
-        log.say(now, format_args!("end {CLASS}: {word}, back after {back_after:?}, a successor after {successor:?}"));
-        let _ = self.recorder.nemesis(CLASS, Phase::End, &[host(round.leader), host(round.voter)], confirmed);
-        run.fault(CLASS, confirmed, round.led_at_cut);
+        log.say(now, format_args!("end {class}: {word}, back after {back_after:?}, a successor after {successor:?}"));
+        let _ = self.recorder.nemesis(class, Phase::End, &[host(round.leader), host(round.voter)], confirmed);
+        run.fault(class, confirmed, round.led_at_cut);
         if let Some(successor) = successor {
             let earliest = run.figures.entry("successor_after_trap_ms_min".to_string()).or_insert(f64::MAX);
             *earliest = earliest.min(successor.as_millis() as f64);

@@ -8,5 +8,6 @@ mod mutants;
 mod nodes_in_simulation;
 mod powerfs;
 mod scripts;
+mod simulated_faults;
 mod three_replicas;
 mod workloads;

@@ -25,25 +25,13 @@ const WORDS_SHOWN: usize = 300;
 
 pub(super) enum Sick {
     /// Power is back; whether SIGKILL ended each node, and cuts as counted before and after.
-    Dark {
-        cuts_before: Vec<u64>,
-        killed: bool,
-    },
+    Dark { cuts_before: Vec<u64>, killed: bool },
     /// The node must end by itself because its log could not be written; failures counted before.
-    Failing {
-        failed_before: u64,
-    },
+    Failing { failed_before: u64 },
     /// Syncs that were held up before.
-    Slow {
-        delayed_before: u64,
-    },
+    Slow { delayed_before: u64 },
     /// Refused with this log line, or why it was not.
-    Flipped {
-        path: String,
-        offset: u64,
-        bit: u8,
-        refused: Result<String, String>,
-    },
+    Flipped { path: String, offset: u64, bit: u8, refused: Result<String, String> },
 }
 
 impl Sick {
