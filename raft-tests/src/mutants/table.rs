@@ -28,6 +28,8 @@ pub(super) const KILLS: [Kill; Mutant::ALL.len()] = [
 
 #[cfg(test)]
 mod tests {
+    use ringraft::mutants::{is_on, select};
+
     use super::*;
     use crate::sim::scripts;
 
@@ -41,5 +43,15 @@ mod tests {
         all.sort_unstable();
         assert_eq!(named, all);
         assert!(KILLS.iter().all(|kill| !kill.signs.is_empty()));
+    }
+
+    #[test]
+    fn a_mutant_is_planted_by_its_name_and_by_no_other() {
+        for mutant in Mutant::ALL {
+            assert_eq!(Mutant::find(mutant.name()), Some(mutant));
+            assert!(!is_on(mutant), "{mutant} is on by itself");
+        }
+        let refused = select("no-such-bug").unwrap_err().to_string();
+        assert!(Mutant::ALL.iter().all(|mutant| refused.contains(mutant.name())), "{refused}");
     }
 }
