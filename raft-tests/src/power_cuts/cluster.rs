@@ -4,6 +4,8 @@
 //!
 //! This has all that a node keeps on the disks: the log, replicas without a write-ahead log and their flushes.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +23,8 @@ use crate::powerfs::{Cut, Lie, Model, Options, Process, Torn};
 use crate::record::Run;
 use crate::traffic::Traffic;
 
+/// The smallest log that a node may be told to keep, so that replicas are flushed and logs purged between the cuts.
+const SETTINGS: &str = "[storage]\nflush_log_bytes = 1048576\n";
 const WRITERS: usize = 6;
 const READERS: usize = 4;
 /// Acknowledged since the cluster came back, before the power fails again.
@@ -37,7 +41,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 struct Powered {
     cluster: Cluster,
     disks: Vec<Process>,
-    _directory: TempDir,
+    directory: TempDir,
+    /// Whether the disks do.
+    lies: bool,
 }
 
 /// Loses power so many times, and enters what happened. `program` is `raft-tests`; what the disks hold stays below `keep`.
@@ -65,6 +71,7 @@ async fn run_into(
     run: &mut Run,
 ) -> Result<(), Trouble> {
     let mut powered = Powered::start(program, seed, keep).await?;
+    powered.lies = plant.is_some();
     for disk in &powered.disks {
         match plant {
             Some(Plant::LieSync) => disk.lie_about_sync(Some(Lie::Files)).await?,
@@ -107,13 +114,15 @@ impl Powered {
     async fn start(program: &Path, seed: u64, keep: Option<&Path>) -> Result<Self, Trouble> {
         let directory = tempfile::tempdir()?;
         let cluster = Cluster::prepare(cluster::Plan::default()).await;
-        let mut powered = Self { cluster, disks: Vec::new(), _directory: directory };
+        let mut powered = Self { cluster, disks: Vec::new(), directory, lies: false };
         for node in &powered.cluster.nodes {
-            let mount: PathBuf = powered._directory.path().join(&node.name);
-            let backing = keep.unwrap_or(powered._directory.path()).join(format!("disk-{}", node.name));
+            let mount: PathBuf = powered.directory.path().join(&node.name);
+            let backing = keep.unwrap_or(powered.directory.path()).join(format!("disk-{}", node.name));
             let options = Options { backing, mount, model: Model::Strict, seed };
             powered.disks.push(Process::start(program, &options).await?);
             symlink(&options.mount, node.directory.join("data"))?;
+            let mut settings = OpenOptions::new().append(true).open(node.directory.join("node.toml"))?;
+            settings.write_all(SETTINGS.as_bytes())?;
         }
         for node in &mut powered.cluster.nodes {
             node.start();
@@ -149,7 +158,10 @@ impl Powered {
             }
             _ => ("power-loss/all", true),
         };
-        let cuts: Vec<Cut> = victims.iter().map(|_| any_cut(rng)).collect();
+        // Under a disk that lies a clean one, which ends each file where it was truly synced last: the nodes start on that, and
+        // what is missing shows in what clients read, and not only in a node that finds its files torn.
+        let lies = self.lies;
+        let cuts: Vec<Cut> = victims.iter().map(|_| if lies { Cut::clean() } else { any_cut(rng) }).collect();
         let killed_first = rng.random_bool(0.5);
         if killed_first {
             self.kill(&victims).await;

@@ -146,7 +146,7 @@ pub fn command(words: &[&str]) -> u8 {
     let run = runtime.block_on(run(&plan, &program));
     print(&run);
     if let Some(out) = &plan.out
-        && let Err(error) = run.write(out)
+        && let Err(error) = std::fs::create_dir_all(out).and_then(|()| run.write(out))
     {
         eprintln!("raft-tests power-cuts: {}: {error}", out.display());
         return EXIT_BAD_INPUT;

@@ -65,11 +65,12 @@ async fn what_a_cluster_acknowledged_survives_power_loss_of_one_node_and_of_all_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn disks_that_lie_about_syncs_lose_what_a_cluster_acknowledged() {
+async fn disks_that_lie_about_syncs_lose_what_a_cluster_acknowledged_and_that_is_seen() {
     if skipped() {
         return;
     }
-    let plan = Plan { whole_cluster: true, cuts: CLUSTER_CUTS, ..plan(Some(Plant::LieSync)) };
+    let plan = Plan { whole_cluster: true, cuts: 1, ..plan(Some(Plant::LieSync)) };
     let run = run(&plan, Path::new(PROGRAM)).await;
     assert_eq!(run.verdict(), Verdict::Violation, "{run:#?}");
+    println!("{}", run.violations[0]);
 }
