@@ -149,8 +149,11 @@ impl Powered {
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..=MORE_MS_MAX))).await;
 
         // Of three cuts two are of all nodes at once, one of one.
-        let victims: Vec<usize> =
-            if number % 3 == 0 { vec![rng.random_range(0..self.disks.len())] } else { (0..self.disks.len()).collect() };
+        let victims: Vec<usize> = if number.is_multiple_of(3) {
+            vec![rng.random_range(0..self.disks.len())]
+        } else {
+            (0..self.disks.len()).collect()
+        };
         let (class, hit_leader) = match victims.as_slice() {
             [one] => {
                 let shards = fleet::shards(&self.cluster, *one).await.unwrap_or_default();

@@ -163,7 +163,7 @@ impl Rig {
 
     /// In place of one that had its cuts.
     async fn begin_store(&mut self) -> Result<(), Trouble> {
-        if self.cut % CUTS_PER_STORE != 0 {
+        if !self.cut.is_multiple_of(CUTS_PER_STORE) {
             return Ok(());
         }
         self.owed = (0..=NODE).map(|_| Owed::default()).collect();
@@ -189,7 +189,7 @@ impl Rig {
     fn start_writer(&self) -> Result<Writer, Trouble> {
         let mut command = self.writer("write");
         // Numbers that no other writer to this store has, and short enough to carry a number behind them.
-        command.arg(((self.seed % (1 << 20)) << 20 | self.cut % (1 << 20)).to_string());
+        command.arg((((self.seed % (1 << 20)) << 20) | (self.cut % (1 << 20))).to_string());
         if self.plant == Some(Plant::AckEarly) {
             command.arg("--ack-early");
         }

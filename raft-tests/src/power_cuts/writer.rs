@@ -234,10 +234,12 @@ fn check(directory: &Path) -> Result<(), Error> {
     let mut all = Vec::new();
     for user in 0..GROUPS {
         let log = store.open_group(replica(user))?;
-        let mut held = Held::default();
-        held.purged = log.purged().map(|(index, _)| index);
-        held.vote = log.read_vote()?.map_or(Ok(0), number)?;
-        held.committed = log.read_committed()?.map_or(Ok(0), number)?;
+        let mut held = Held {
+            purged: log.purged().map(|(index, _)| index),
+            vote: log.read_vote()?.map_or(Ok(0), number)?,
+            committed: log.read_committed()?.map_or(Ok(0), number)?,
+            ..Held::default()
+        };
         let first = held.purged.map_or(0, |index| index + 1);
         let end = log.last_index().map_or(first, |last| last + 1);
         for (index, found) in log.read(first, end, READ_BYTES)? {
