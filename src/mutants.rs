@@ -3,7 +3,7 @@
 //!
 //! They stand behind the cargo feature `mutants`, which no release build has. Without it this module is one macro that
 //! drops the wrong code before it is compiled. With it a process carries all of them and plants at most one, chosen once
-//! by [`select`] or, for `serve`, by the environment variable [`VARIABLE`].
+//! by `select` or, for `serve`, by the environment variable `RINGRAFT_MUTANT`.
 //!
 //! `raft-tests mutants` plays the scripts that must notice each of them.
 

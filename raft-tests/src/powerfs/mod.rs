@@ -58,7 +58,7 @@
 //! # }
 //! ```
 //!
-//! The parts: [`file`] one file's content, [`names`] the namespace, [`state`] both together over the backing directory,
+//! The parts: [`mod@file`] one file's content, [`names`] the namespace, [`state`] both together over the backing directory,
 //! [`damage`] to what is durable, [`faults`] that stand, [`figures`] of what happened, [`fuse`] the kernel's requests,
 //! [`control`] the commands, [`mount`] mounting, [`process`] the file system as a process of its own, which outlives the
 //! process under test.

@@ -1,5 +1,6 @@
 //! `raft-tests report DIRECTORY...`: adds up the runs whose records lie below the directories, says what they come to,
-//! and writes it as one HTML page. With `--totals` it holds the sum against [`totals::GOALS`].
+//! and writes it as one HTML page. With `--totals` it holds the sum against what a
+//! release must have survived ([`totals`]).
 //!
 //! Only runs of one commit are added up: figures of two programs say nothing about either. A void run proves nothing, so
 //! it is listed and left out of every sum.

@@ -1,6 +1,6 @@
 //! Reads by lease at a fixed pace through every node, while one writer for each key goes on wherever it is acknowledged.
 //! A read that begins after a write was acknowledged has to see it or something newer; how late one came is
-//! [`super::stale_windows`]' to say.
+//! [`super::stale_windows()`]' to say.
 //!
 //! The pace is kept whatever the answers do: each node has lanes, each lane has its moments, and what a slow answer
 //! makes a lane miss is left out rather than made up for. Several keys are used at a time, and new ones go on all the

@@ -5,12 +5,12 @@
 //! | kind | what its clients do | held to |
 //! |---|---|---|
 //! | [`Kind::Register`] | get, put, delete and compare-and-set on shared keys, in every consistency mode | the checker |
-//! | [`Kind::LeaseReads`] | lease reads at a fixed pace through every node, one writer for each key | the checker, [`stale_windows`] |
+//! | [`Kind::LeaseReads`] | lease reads at a fixed pace through every node, one writer for each key | the checker, [`stale_windows()`] |
 //! | [`Kind::Counter`] | plus one by compare-and-set | the sum in the end |
 //! | [`Kind::Set`] | keys inserted once, scanned meanwhile and at the end | every acknowledged one once, no other |
 //! | [`Kind::Idempotence`] | writes sent several times under one idempotency key | one answer, carried out once |
 //!
-//! All of them are also held to the checker, and in the end every key is read back. [`refusals`] counts what was answered
+//! All of them are also held to the checker, and in the end every key is read back. [`refusals()`] counts what was answered
 //! "not applied", by code, and what of it showed up all the same.
 //!
 //! Invariants: every operation on a key is in the history before its request leaves; no value is asked for twice, but
