@@ -8,7 +8,7 @@ const USAGE: &str = "\
 usage: raft-tests try [--seed NUMBER] [--out DIRECTORY] [--no-root]
        raft-tests real --profile NAME [--seconds NUMBER] [--seed NUMBER] [--out DIRECTORY] [--no-root] [--nodes 3|5]
        raft-tests real --list
-       raft-tests sim --seed NUMBER | --seeds NUMBER | --compare NUMBER | --regressions | --scenarios   [more: sim --help]
+       raft-tests sim --seed NUMBER | --seeds NUMBER | --compare NUMBER | --regressions | --scenarios
        raft-tests script NAME [--seed NUMBER] [--history OUT.jsonl] [--json]
        raft-tests power-cuts [--whole-cluster] [--cuts NUMBER] [--seed NUMBER] [--out DIRECTORY]
                              [--plant ack-early|lie-sync|lie-dirsync]
@@ -53,6 +53,10 @@ pub(crate) fn main() -> ExitCode {
         // For power loss: a file system, and a process to lose power under.
         ["powerfs", rest @ ..] => powerfs::process::main(rest),
         ["power-cuts-writer", rest @ ..] => power_cuts::writer::main(rest),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
         [] => usage("a command is missing"),
         [other, ..] => usage(&format!("{other} is no command")),
     }
