@@ -10,7 +10,7 @@
 //! | `plan` | what a seed comes to: cluster, thresholds, timing, load, faults |
 //! | `fault`, `nemesis` | what can be broken, how that is confirmed, and when |
 //! | `invariants` | what must hold of all replicas after each step |
-//! | `trap` | the lease trap, a scenario that goes by a script |
+//! | `trap`, `hammer` | the lease trap, a scenario that goes by a script, and its clients |
 //! | `scripts` | faults by a script, each at the one moment at which a certain bug would show |
 //! | `run` | one seed from its plan to its verdict |
 //! | `command` | `raft-tests sim` |
@@ -21,6 +21,7 @@
 mod clocks;
 mod command;
 mod fault;
+mod hammer;
 mod http;
 mod invariants;
 mod nemesis;

@@ -15,6 +15,10 @@ use crate::workload::{Kind, Load};
 /// of 0.7 × `election_max` is still shorter than the patience of the followers: 1.15 × 0.7 < 0.85.
 pub(super) const RATE_ERROR_MAX: u64 = 150;
 
+/// Shards of a cluster of three that traps are set in: leaders are spread, the catalog's too, so that every node leads one
+/// of these.
+const TRAP_SHARDS: u32 = 5;
+
 /// What is broken in a run, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scenario {
@@ -274,7 +278,7 @@ impl Plan {
             scenario,
             nodes,
             replicas,
-            shards: rng.random_range(1..=4),
+            shards: if scenario.trap.is_some() { TRAP_SHARDS } else { rng.random_range(1..=4) },
             raft,
             // Little in a scenario about what happens when it is over.
             flush_log_bytes: 1 << rng.random_range(12..=if scenario.process == BEHIND { 13 } else { 17 }),
@@ -343,9 +347,15 @@ fn load(rng: &mut StdRng, scenario: &Scenario) -> Load {
         clients_per_target: rng.random_range(2..=4),
         pause: millis(rng.random_range(15..=60)),
         register_keys: rng.random_range(6..=20),
-        lease_reads_per_second: if leases { 200 } else { rng.random_range(10..=50) },
+        lease_reads_per_second: if scenario.trap.is_some() {
+            20
+        } else if leases {
+            200
+        } else {
+            rng.random_range(10..=50)
+        },
         lease_keys: 3,
-        lease_write_pause: millis(if leases { 8 } else { rng.random_range(15..=60) }),
+        lease_write_pause: millis(if leases && scenario.trap.is_none() { 8 } else { rng.random_range(15..=60) }),
         insert_pause: millis(rng.random_range(50..=200)),
         scan_pause: millis(rng.random_range(300..=1_200)),
         ..Load::default()
@@ -362,10 +372,10 @@ fn timing(rng: &mut StdRng) -> RaftConfig {
     RaftConfig { heartbeat_ms, election_min_ms, election_max_ms, quorum_loss_probe_ms }
 }
 
-/// A lease much longer than it takes to elect.
+/// A lease much longer than it takes to elect, which a follower begins that long after it has forgotten the leader.
 fn trap_timing(rng: &mut StdRng) -> RaftConfig {
     let election_max_ms = rng.random_range(800..=1_200);
-    RaftConfig { heartbeat_ms: 50, election_min_ms: 250, election_max_ms, quorum_loss_probe_ms: election_max_ms * 3 }
+    RaftConfig { heartbeat_ms: 20, election_min_ms: 60, election_max_ms, quorum_loss_probe_ms: election_max_ms * 3 }
 }
 
 fn node_clock(rng: &mut StdRng, rates: Option<Rates>, number: u64) -> NodeClock {

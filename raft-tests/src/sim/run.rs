@@ -15,6 +15,7 @@ use hyper::Method;
 
 use super::clocks;
 use super::fault::CLIENT;
+use super::hammer::{self, Aim};
 use super::http;
 use super::invariants::Invariants;
 use super::nemesis::Nemesis;
@@ -34,7 +35,7 @@ pub(super) const EVENTS_FILE_NAME: &str = "events.log";
 /// Within this a cluster without faults must be whole.
 const FORMING_LIMIT: Duration = Duration::from_secs(40);
 /// After healing, every node must be ready and every shard take a write within this.
-const SERVING_LIMIT: Duration = Duration::from_secs(15);
+const SERVING_LIMIT: Duration = Duration::from_secs(10);
 /// Then everything must be read back within this.
 const READING_LIMIT: Duration = Duration::from_secs(30);
 /// Then all replicas must have the same rows within this.
@@ -178,6 +179,11 @@ fn judge(run: &mut Run, plan: &Plan, history: &Path, finished: Option<Finished>)
         Err(_) if !run.violations.is_empty() => {}
         Err(error) => run.undecided.push(format!("the history cannot be checked: {error}")),
     }
+    let breaks =
+        |scenario: &Scenario| !scenario.network.is_empty() || !scenario.process.is_empty() || scenario.trap.is_some();
+    if breaks(plan.scenario) && run.faults.values().all(|count| count.confirmed == 0) {
+        run.void.push("no fault was confirmed".to_string());
+    }
     if run.ok < OPERATIONS_MIN {
         run.void.push(format!("only {} operations were answered", run.ok));
     }
@@ -190,6 +196,7 @@ struct Course {
     probes: Probes,
     recorder: Recorder,
     found: Rc<RefCell<Found>>,
+    aim: Aim,
 }
 
 impl Course {
@@ -202,7 +209,10 @@ impl Course {
             world.disk(number).set_sync_time(plan.sync.0, plan.sync.1);
         }
         let found = Rc::new(RefCell::new(Found::default()));
+        let aim = Aim::default();
         let client = Client {
+            aim: aim.clone(),
+            is_trap: plan.scenario.trap.is_some(),
             nodes: plan.nodes,
             shards: plan.shards,
             ground: Ground {
@@ -217,7 +227,7 @@ impl Course {
             probes: probes.clone(),
         };
         world.sim.client(CLIENT, client.run());
-        Self { world, invariants: Invariants::default(), probes, recorder, found }
+        Self { world, invariants: Invariants::default(), probes, recorder, found, aim }
     }
 
     fn go(&mut self, plan: &Plan, run: &mut Run, log: &mut Log) {
@@ -235,7 +245,8 @@ impl Course {
         let formed = self.now();
         run.figures.insert("forming_ms_max".to_string(), formed.as_millis() as f64);
         if plan.scenario.trap.is_some() {
-            let mut traps = Traps::new(plan, self.probes.clone(), self.recorder.clone(), formed);
+            let aim = self.aim.clone();
+            let mut traps = Traps::new(plan, self.probes.clone(), self.recorder.clone(), formed, aim);
             while self.now() < formed + plan.safety || !traps.is_quiet() {
                 self.step(log)?;
                 let may_begin = self.now() < formed + plan.safety;
@@ -351,6 +362,8 @@ struct Client {
     stage: Arc<Stage>,
     found: Rc<RefCell<Found>>,
     probes: Probes,
+    aim: Aim,
+    is_trap: bool,
 }
 
 impl Client {
@@ -361,6 +374,9 @@ impl Client {
             http::until_ready(node).await?;
         }
         self.stage.reach(READY);
+        if self.is_trap {
+            hammer::start(&self.ground, &self.aim);
+        }
         let work = workload::start(self.ground, self.load);
         self.stage.wait_for(HEALED).await;
         for node in 1..=self.nodes {

@@ -5,15 +5,17 @@
 //! A second trap has no restart: there the old leader's clock is slow and the others' are fast, so that these forget it
 //! early by its reckoning. The margin between the lease that is granted and the one that is trusted has to be enough.
 //!
-//! Clients read by lease at every node and write at every node all the time, so that an old answer is in the history.
+//! Clients read by lease at every node and write at every node while a trap is set ([`super::hammer`]), so that an old
+//! answer is in the history.
 
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use ringraft::types::ShardId;
+use ringraft::types::{META_SHARD, ShardId};
 
 use super::fault::{Cut, Standing, both_ways, leaders, place};
+use super::hammer::Aim;
 use super::plan::{Plan, Stream, Trap, stream};
 use super::probe::{Probes, Way};
 use super::run::Log;
@@ -24,6 +26,10 @@ use crate::record::Run;
 /// A restart later than this after the cut would be no trap.
 const BACK_WITHIN: Duration = Duration::from_millis(30);
 
+/// How long before the leader is cut off from all its key is read and written.
+const AIM_BEFORE: Duration = Duration::from_millis(150);
+/// Names tried until one belongs to the shard.
+const KEYS_TRIED_MAX: usize = 1_000;
 /// Entries that a follower may lack when a trap is set.
 const FOLLOWS_WITHIN: u64 = 10;
 
@@ -36,6 +42,8 @@ pub(super) struct Traps {
     latency: Duration,
     election_max: Duration,
     due: Duration,
+    aim: Aim,
+    rounds: u32,
     round: Option<Round>,
 }
 
@@ -45,9 +53,11 @@ struct Round {
     leader: u64,
     /// The follower that restarts.
     voter: u64,
-    /// Both are cuts of [`Standing::Network`] that the round itself ends.
+    key: String,
+    /// All are cuts of [`Standing::Network`] that the round itself ends.
     cuts: Vec<(Standing, Vec<Way>)>,
     cut_all_at: Duration,
+    is_cut: bool,
     /// The voter is back since then.
     back_at: Option<Duration>,
     /// Another than the old leader led, this long after the cut.
@@ -57,7 +67,7 @@ struct Round {
 }
 
 impl Traps {
-    pub(super) fn new(plan: &Plan, probes: Probes, recorder: Recorder, begin: Duration) -> Self {
+    pub(super) fn new(plan: &Plan, probes: Probes, recorder: Recorder, begin: Duration, aim: Aim) -> Self {
         let kind = plan.scenario.trap.expect("only such a scenario sets traps");
         Self {
             kind,
@@ -71,6 +81,8 @@ impl Traps {
             latency: plan.weather.latency_max,
             election_max: plan.election_max(),
             due: begin + plan.election_max() * 2,
+            aim,
+            rounds: 0,
             round: None,
         }
     }
@@ -92,9 +104,10 @@ impl Traps {
         let now = world.sim.elapsed();
         let leaders: Vec<(ShardId, u64)> = leaders(world).into_iter().collect();
         let all: Vec<u64> = world.numbers().collect();
-        // The first node has the slow clock.
-        let leaders: Vec<_> =
-            leaders.into_iter().filter(|(_, number)| self.kind != Trap::Rates || *number == 1).collect();
+        // Clients read no catalog. The first node has the slow clock.
+        let fits =
+            |(shard, number): &(ShardId, u64)| *shard != META_SHARD && (self.kind != Trap::Rates || *number == 1);
+        let leaders: Vec<_> = leaders.into_iter().filter(fits).collect();
         if leaders.is_empty() {
             return None;
         }
@@ -105,19 +118,30 @@ impl Traps {
         let others: Vec<u64> = all.into_iter().filter(|number| *number != leader).collect();
         let first = self.rng.random_range(0..others.len());
         let (forgets, voter) = (others[first], others[(first + 1) % others.len()]);
-        let alone = self.election_max * self.rng.random_range(20..=35) / 10;
-        let ways = both_ways(&[place(leader)], &[place(forgets)]);
+        self.rounds += 1;
+        let key = (0_u32..).map(|number| format!("trap/{}/{number}", self.rounds));
+        let router = world.router(leader)?;
+        let key = key.take(KEYS_TRIED_MAX).find(|key| router.shard_of(key.as_bytes()) == Some(shard))?;
         // The round ends its cuts itself.
-        let until = Duration::MAX;
-        let cut = Standing::cut(world, Cut::Drop, ways.clone(), until);
-        log.say(now, format_args!("begin {class} of shard {shard}: n{leader} leads, n{forgets} forgets it"));
+        let (alone, cuts) = match self.kind {
+            Trap::Restart => {
+                let ways = both_ways(&[place(leader)], &[place(forgets)]);
+                let cut = Standing::cut(world, Cut::Drop, ways.clone(), Duration::MAX);
+                (self.election_max * self.rng.random_range(20..=35) / 10, vec![(cut, ways)])
+            }
+            // With all entries either of them may be elected.
+            Trap::Rates => (AIM_BEFORE * 2, Vec::new()),
+        };
+        log.say(now, format_args!("begin {class} of shard {shard}: n{leader} leads, n{forgets} and n{voter} follow"));
         let _ = self.recorder.nemesis(class, Phase::Begin, &[host(leader), host(voter)], false);
         Some(Round {
             shard,
             leader,
             voter,
-            cuts: vec![(cut, ways)],
+            key,
+            cuts,
             cut_all_at: now + alone,
+            is_cut: false,
             back_at: None,
             successor_after: None,
             led_at_cut: false,
@@ -127,12 +151,20 @@ impl Traps {
 
     fn go_on(&mut self, world: &mut World, mut round: Round, run: &mut Run, log: &mut Log) -> Option<Round> {
         let now = world.sim.elapsed();
+        let is_aimed = (round.cut_all_at - AIM_BEFORE..round.cut_all_at + self.election_max * 2).contains(&now);
+        self.aim.at(is_aimed.then(|| round.key.clone()));
         if now < round.cut_all_at {
             return Some(round);
         }
-        if round.cuts.len() == 1 {
+        if !round.is_cut {
+            round.is_cut = true;
             round.led_at_cut = leaders(world).get(&round.shard) == Some(&round.leader);
-            let ways = both_ways(&[place(round.leader)], &[place(round.voter)]);
+            let left = match self.kind {
+                Trap::Restart => vec![round.voter],
+                Trap::Rates => world.numbers().filter(|number| *number != round.leader).collect(),
+            };
+            let left: Vec<_> = left.into_iter().map(place).collect();
+            let ways = both_ways(&[place(round.leader)], &left);
             let cut = Standing::cut(world, Cut::Drop, ways.clone(), Duration::MAX);
             round.cuts.push((cut, ways));
             log.say(now, format_args!("n{} is cut off", round.leader));
