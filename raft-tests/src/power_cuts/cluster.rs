@@ -33,6 +33,9 @@ const WRITES_LIMIT: Duration = Duration::from_secs(60);
 const MORE_MS_MAX: u64 = 300;
 /// How long a sync takes.
 const SYNC_MS: [u64; 3] = [0, 2, 6];
+/// The same before the first cut, which is to meet a log in the middle of a sync: with writers at work one is always under
+/// way.
+const FIRST_SYNC_MS: u64 = 30;
 /// How long a node that got its power back may take to be ready, on a machine that does other things too.
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -141,7 +144,8 @@ impl Powered {
         met_log: &mut u64,
         run: &mut Run,
     ) -> Result<(), Trouble> {
-        let delay = Duration::from_millis(SYNC_MS[rng.random_range(0..SYNC_MS.len())]);
+        let drawn = SYNC_MS[rng.random_range(0..SYNC_MS.len())];
+        let delay = Duration::from_millis(if number == 1 { FIRST_SYNC_MS } else { drawn });
         try_join_all(self.disks.iter().map(|disk| disk.sync_delay(delay))).await?;
         let wanted = traffic.acknowledged() + WRITES_BETWEEN_CUTS;
         let written = fleet::until(WRITES_LIMIT, || async { (traffic.acknowledged() >= wanted).then_some(()) }).await;
@@ -165,7 +169,8 @@ impl Powered {
         // what is missing shows in what clients read, and not only in a node that finds its files torn.
         let lies = self.lies;
         let cuts: Vec<Cut> = victims.iter().map(|_| if lies { Cut::clean() } else { any_cut(rng) }).collect();
-        let killed_first = rng.random_bool(0.5);
+        // A sync that is under way ends all the same when its process is killed: the first cut comes before that.
+        let killed_first = rng.random_bool(0.5) && number > 1;
         if killed_first {
             self.kill(&victims).await;
         }
