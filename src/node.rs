@@ -9,10 +9,12 @@ mod identity;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::{Fuse, pending};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
 use self::directory::{Directory, Myself};
@@ -81,10 +83,13 @@ pub fn open_disk(config: &Config) -> Result<RocksDisk, Error> {
 /// Runs a node on the real disk and network until `stop`.
 pub async fn run(config: Config, disk: RocksDisk, stop: CancellationToken) -> Result<(), Error> {
     let node = Node::start(NodeParts { config, disk: Arc::new(disk), net: Arc::new(TcpNet) }, stop.clone()).await?;
-    let Some(node) = node else { return Ok(()) };
-    stop.cancelled().await;
+    let Some(mut node) = node else { return Ok(()) };
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        error = node.wrong_cluster() => Err(error),
+    };
     node.stop().await;
-    Ok(())
+    ended
 }
 
 /// A running node.
@@ -96,6 +101,27 @@ pub struct Node {
     http: Server,
     peer: Server,
     tasks: TaskTracker,
+    seeds: AskedSeeds,
+}
+
+/// The seeds of a node that is back are asked while it opens and serves already: one that drops what it is sent would keep
+/// it from voting for seconds. Until an answer of another cluster is here, that cluster refuses it, and it that cluster.
+struct AskedSeeds(Fuse<AbortOnDropHandle<Result<(), Error>>>);
+
+impl AskedSeeds {
+    fn of_member(config: &Config, ours: ClusterId, peers: &Peers) -> Self {
+        let (config, peers) = (config.cluster.clone(), peers.clone());
+        let asked = tokio::spawn(async move { enter::refuse_another_cluster(&config, ours, &peers).await });
+        Self(AbortOnDropHandle::new(asked).fuse())
+    }
+
+    /// Waits for ever when no seed answers for another cluster.
+    async fn wrong_cluster(&mut self) -> Error {
+        match (&mut self.0).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) | Err(_) => pending().await,
+        }
+    }
 }
 
 /// A listener's task and what ends it. Dropped, as by a start that is given up, it ends too, but is not waited for.
@@ -171,14 +197,15 @@ impl Node {
         let context = api::Context::new(&config.http, awaited.subscribe(), is_draining.clone(), started);
         let http = Server::start(|stop| api::serve(http_listener, context.clone(), stop));
 
-        if let Some(cluster) = identity.cluster {
-            enter::refuse_another_cluster(&config.cluster, cluster, &peers).await?;
+        let mut seeds = if let Some(cluster) = identity.cluster {
+            AskedSeeds::of_member(&config, cluster, &peers)
         } else {
             enter::enter(&config.cluster, &profile, &mut identity, disk.as_ref(), &peers, &directory, &awaited).await?;
-        }
+            AskedSeeds(Fuse::terminated())
+        };
         let (cluster, node) = directory.membership().expect("entered above");
         awaited.send_replace("this node opens its replicas".into());
-        let host = Host::open(HostParts {
+        let opening = Host::open(HostParts {
             node,
             store: identity.store,
             timing,
@@ -187,8 +214,11 @@ impl Node {
             disk: disk.clone(),
             log: log.clone(),
             peers: peers.clone(),
-        })
-        .await?;
+        });
+        let host = tokio::select! {
+            error = seeds.wrong_cluster() => return Err(error),
+            opened = opening => opened?,
+        };
         if let Some(founding) = identity.founding {
             awaited.send_replace("this node founds the cluster".into());
             found(&host, cluster, &profile, founding).await?;
@@ -210,11 +240,17 @@ impl Node {
         }
         context.begin(router.clone(), cluster);
         info!(%cluster, %node, "serving");
-        Ok(Self { router, peers, draining, background, http, peer, tasks })
+        Ok(Self { router, peers, draining, background, http, peer, tasks, seeds })
     }
 
     pub fn router(&self) -> &Router {
         &self.router
+    }
+
+    /// Ends, with [`Error::WrongCluster`], when a seed that was asked at the start answers for another cluster. The node is
+    /// to be stopped then.
+    pub async fn wrong_cluster(&mut self) -> Error {
+        self.seeds.wrong_cluster().await
     }
 
     /// Hands leaderships over, finishes what is in flight, flushes, stops.

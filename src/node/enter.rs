@@ -22,6 +22,7 @@ use crate::transport::{CallError, HandshakeError, Lane, NotSent, Peers, Refusal}
 use crate::types::{ClusterId, NodeId, Revision};
 use crate::wire::Wire;
 
+/// Longest time one seed is waited for.
 const WHO_IS_TIMEOUT: Duration = Duration::from_secs(2);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two rounds over the seeds.
@@ -90,8 +91,8 @@ async fn ask_seeds(config: &ClusterConfig, identity: &Identity, peers: &Peers) -
     silent.map_or(Seeds::Free, Seeds::NotYet)
 }
 
-/// Refuses to start where a seed answers for another cluster than the data directory's. Silent seeds are no reason: they may
-/// be down.
+/// Refuses where a seed answers for another cluster than the data directory's. Silent seeds are no reason: they may be down,
+/// and are waited for up to [`WHO_IS_TIMEOUT`].
 pub(super) async fn refuse_another_cluster(
     config: &ClusterConfig,
     ours: ClusterId,

@@ -82,3 +82,32 @@ async fn a_node_that_waits_for_its_seed_stops_at_once_and_closes_its_listeners()
         soon("a refusal", async { while Client::connect(&net, &address).await.is_ok() {} }).await;
     }
 }
+
+async fn start(parts: &NodeParts) -> Result<Node, Error> {
+    let parts = NodeParts { config: parts.config.clone(), disk: parts.disk.clone(), net: parts.net.clone() };
+    soon("the start", Node::start(parts, CancellationToken::new())).await.map(|started| started.expect("no stop"))
+}
+
+#[tokio::test]
+async fn a_node_that_is_back_ends_when_a_seed_answers_for_another_cluster() {
+    let net = MemoryNet::default();
+    let mut ours = parts(&net, 1);
+    soon("the stop", start(&ours).await.unwrap().stop()).await;
+    let mut theirs = parts(&net, 2);
+    (theirs.config.cluster.bootstrap, theirs.config.cluster.join) = (true, Vec::new());
+    let other = start(&theirs).await.unwrap();
+    ours.config.cluster.join = vec![peer(2)];
+    // The answer may come while it opens or when it serves.
+    let error = match start(&ours).await {
+        Ok(mut node) => {
+            let error = soon("the answer", node.wrong_cluster()).await;
+            soon("the stop", node.stop()).await;
+            error
+        }
+        Err(error) => error,
+    };
+    let said = error.to_string();
+    assert!(matches!(error, Error::WrongCluster { .. }), "{said}");
+    assert!(said.contains(&peer(2)), "{said}");
+    soon("the stop", other.stop()).await;
+}

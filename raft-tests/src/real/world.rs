@@ -126,7 +126,6 @@ pub struct World {
     clocks: Vec<PathBuf>,
     /// How long a leader may read by its lease.
     pub read_lease: Duration,
-    whole_configs: Vec<(PathBuf, String)>,
 }
 
 impl World {
@@ -161,7 +160,6 @@ impl World {
             disks: Vec::new(),
             clocks: Vec::new(),
             read_lease: read_lease(plan.needs),
-            whole_configs: Vec::new(),
         };
         for place in 0..plan.nodes {
             world.add_node(plan, place, &addresses).await?;
@@ -256,28 +254,6 @@ impl World {
     /// The file system of a node's data.
     pub fn disk(&self, place: usize) -> Result<&powerfs::Process, String> {
         self.disks.get(place).ok_or_else(|| "this profile's nodes have the machine's disk".to_string())
-    }
-
-    /// Starts a node that asks no seed first. A node that is back waits for those it was told of, two seconds for one
-    /// that is cut off, before it takes part; the catalog that it keeps names the others as well.
-    pub fn start_without_seeds(&mut self, place: usize) -> Result<(), String> {
-        let file = self.nodes[place].directory.join("node.toml");
-        let failed = |error: std::io::Error| format!("{}: {error}", file.display());
-        let whole = fs::read_to_string(&file).map_err(failed)?;
-        let without = whole.lines().map(|line| if line.starts_with("join = ") { "join = []" } else { line });
-        let without: Vec<&str> = without.collect();
-        fs::write(&file, without.join("\n")).map_err(failed)?;
-        let started = self.nodes[place].start();
-        self.whole_configs.push((file, whole));
-        started
-    }
-
-    /// Gives nodes that were started without seeds theirs back, for their next start.
-    pub fn restore_seeds(&mut self) -> Result<(), String> {
-        for (file, whole) in self.whole_configs.drain(..) {
-            fs::write(&file, whole).map_err(|error| format!("{}: {error}", file.display()))?;
-        }
-        Ok(())
     }
 
     pub fn peers(&self) -> Vec<PeerOf> {

@@ -351,3 +351,38 @@ fn a_minority_refuses_and_says_so() {
         world.finish();
     }
 }
+
+/// Seeds that drop what they are sent keep a node that is back from nothing: it serves, and would vote, as soon as it has
+/// opened its replicas.
+#[test]
+fn a_node_that_is_back_waits_for_no_seed() {
+    const BACK: u32 = 2;
+    /// Far below the two seconds that a seed is waited for.
+    const OPEN_LIMIT: Duration = Duration::from_millis(500);
+    async fn client(stage: Arc<Stage>) -> turmoil::Result {
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+        }
+        stage.reach(1);
+        stage.wait_for(BACK).await;
+        let back = ringraft::clock::now();
+        // An answer from its own rows, in which there is no such key.
+        let path = "/v1/kv/k?consistency=stale&forward=never";
+        sim::until(3, path, |status, _| status == StatusCode::NOT_FOUND).await?;
+        let took = ringraft::clock::now().since(back);
+        assert!(took < OPEN_LIMIT, "served after {took:?}");
+        Ok(())
+    }
+    let seed = 31;
+    let mut world = World::new(seed);
+    world.add_cluster(seed, NODES, |_| {});
+    world.sim.client("client", client(world.stage.clone()));
+    world.run_until(1);
+    world.crash(3);
+    for other in 1..NODES {
+        world.sim.partition(sim::host(3), sim::host(other));
+    }
+    world.restart(3);
+    world.stage.reach(BACK);
+    world.finish();
+}

@@ -77,7 +77,6 @@ async fn set_and_spring(field: &mut Field) -> Result<Option<Standing>, String> {
     let seen = spring_under(field, aim, &others, &restarted, &load).await;
     let reads = load.stop().await?;
     field.world.mend_all().await?;
-    field.world.restore_seeds()?;
     let seen = seen.and_then(|()| match (reads.in_window, reads.broken) {
         (_, Some(why)) => Err(why),
         (0, None) => Err("the old leader answered no read by its lease after it was cut off".to_string()),
@@ -97,9 +96,7 @@ async fn spring_under(field: &mut Field, aim: Aim, others: &[usize], restarted: 
     let cut_at = clock::now();
     load.cut_off();
     let killed = field.world.kill(restarted).await?.into_iter().all(|killed| killed);
-    for place in restarted {
-        field.world.start_without_seeds(*place)?;
-    }
+    field.world.start(restarted)?;
     let serving_after = serving(field, restarted, cut_at).await?;
     let acknowledged = load.first_acknowledged_after(cut_at, NEW_LEADER_LIMIT).await;
     let Some(acknowledged) = acknowledged else {

@@ -50,7 +50,6 @@ fn timing(config: &mut Config) {
     config.raft.election_min_ms = 50;
     config.raft.election_max_ms = ELECTION_MAX_MS;
     config.raft.quorum_loss_probe_ms = 30_000;
-    config.cluster.join.truncate(2);
 }
 
 /// Rounds until the next leader came while the lease could still be trusted: how patient a follower is, it draws at its
