@@ -380,7 +380,7 @@ fn a_node_that_is_back_waits_for_no_seed() {
     world.run_until(1);
     world.crash(3);
     for other in 1..NODES {
-        world.sim.partition(sim::host(3), sim::host(other));
+        world.sim.hold(sim::host(3), sim::host(other));
     }
     world.restart(3);
     world.stage.reach(BACK);

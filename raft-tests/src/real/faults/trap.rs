@@ -4,7 +4,7 @@
 //! the same moment voters that still heard it are killed and started again, as many as a new leader needs. Without a
 //! hold-off they vote at once, and the new leader acknowledges a write while the old one still answers reads by its
 //! lease. So a key of that shard is read from the old leader all the time, by lease and from it alone, and written
-//! through the others; the history shows whether a read missed a write.
+//! through each of the others as soon as it leads; the history shows whether a read missed a write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use ringraft::clock::{self, Moment};
 use super::{Aim, Fault, Field, Held, Kind, Observed, Standing, Way, look};
 use crate::checker::UNKNOWN_WRITES_MAX;
 use crate::client::{Client, Outcome, kv_path, revision};
-use crate::history::{About, Answer, Call, Mode, Recorder, Request};
+use crate::history::{About, Answer, Call, Mode, Recorder, Request, Session};
 use crate::real::world::Spoil;
 
 /// Many times the longest election time-out.
@@ -28,8 +28,11 @@ const NEW_LEADER_LIMIT: Duration = Duration::from_secs(10);
 const READERS: usize = 3;
 const READ_PAUSE: Duration = Duration::from_millis(4);
 const READ_TIMEOUT: &str = "200ms";
-const WRITE_TIMEOUT: &str = "250ms";
 const LIMIT: Duration = Duration::from_millis(500);
+/// Until the leader acknowledges the write before the trap.
+const BEFORE_LIMIT: Duration = Duration::from_secs(1);
+const WRITE_TIMEOUT: &str = "1s";
+const WRITE_LIMIT: Duration = Duration::from_millis(1500);
 /// Writes after the first acknowledged one, so that a read that misses them has a moment to do so.
 const WRITES_AFTER: usize = 20;
 /// Between two looks whether the restarted voters serve.
@@ -64,6 +67,10 @@ async fn set_and_spring(field: &mut Field) -> Result<Option<Standing>, String> {
     // A tag that is a whole other key is in that key's shard.
     let key = format!("{{{}}}trap-{number}", field.probe.key(aim.shard));
     let names = Names { key, value: format!("trap-{number}") };
+    let mut before = Writer::new(&field.recorder, &names, reached_at(field, aim.leader.place));
+    if !before.acknowledged_once().await? {
+        return Ok(None);
+    }
     let load = Load::start(field, &names, aim.leader.place, &others);
     field.world.spoil(&Way::both(alone, aim.leader.place), Spoil::Cut).await?;
     tokio::time::sleep(ALONE).await;
@@ -139,7 +146,7 @@ async fn serving(field: &Field, restarted: &[usize], since: Moment) -> Result<Du
     Ok(super::since(since))
 }
 
-/// Readers of the old leader, and a writer through the others.
+/// Readers of the old leader, and a writer through each of the others.
 struct Load {
     shared: Arc<Shared>,
     tasks: Vec<tokio::task::JoinHandle<Result<(), String>>>,
@@ -175,16 +182,16 @@ impl Load {
             in_window: AtomicU64::new(0),
             acknowledged: tokio::sync::watch::Sender::new((0, None)),
         });
-        let node =
-            |place: usize| (field.world.nodes[place].name.clone(), field.world.nodes[place].http.address.clone());
+        let node = |place: usize| reached_at(field, place);
         let mut tasks: Vec<_> = (0..READERS)
             .map(|_| tokio::spawn(read(Arc::clone(&shared), field.recorder.clone(), names.clone(), node(leader))))
             .collect();
-        // One writer for each node, so that one that hangs holds nobody up. Their values differ.
-        let unknown_max = UNKNOWN_WRITES_MAX / others.len();
+        // One writer for each node, so that one that hangs holds nobody up. Their values differ. One unknown outcome may be
+        // that of the write before.
+        let unknown_max = (UNKNOWN_WRITES_MAX - 1) / others.len();
         tasks.extend(others.iter().map(|place| {
-            let (shared, recorder) = (Arc::clone(&shared), field.recorder.clone());
-            tokio::spawn(write(shared, recorder, names.clone(), node(*place), unknown_max))
+            let writer = Writer::new(&field.recorder, names, node(*place));
+            tokio::spawn(write(Arc::clone(&shared), writer, unknown_max))
         }));
         Self { shared, tasks }
     }
@@ -219,6 +226,11 @@ impl Load {
         let answered = self.shared.answered.load(Ordering::SeqCst);
         Ok(Reads { answered, in_window: self.shared.in_window.load(Ordering::SeqCst), broken })
     }
+}
+
+fn reached_at(field: &Field, place: usize) -> (String, String) {
+    let node = &field.world.nodes[place];
+    (node.name.clone(), node.http.address.clone())
 }
 
 /// Until told to end; by lease, and from this node alone.
@@ -268,46 +280,76 @@ fn served_as(value: &HeaderValue) -> Option<Mode> {
     }
 }
 
-/// Until told to end, or until so many writes' outcomes are unknown that the checker could not decide the key.
-async fn write(
-    shared: Arc<Shared>,
-    recorder: Recorder,
+/// Writes to the trap's key through one node, and no further.
+struct Writer {
+    client: Client,
+    session: Session,
     names: Names,
-    node: (String, String),
-    unknown_max: usize,
-) -> Result<(), String> {
-    let (name, address) = node;
-    let Names { key, value: prefix } = names;
-    let path = format!("{}?timeout={WRITE_TIMEOUT}", kv_path(key.as_bytes()));
-    let broken = |error: std::io::Error| format!("the history: {error}");
-    let mut client = Client::new(address);
-    let mut session = recorder.session();
-    let mut unknown = 0;
-    let mut number = 0;
-    while !shared.ended.load(Ordering::SeqCst) && unknown < unknown_max {
-        number += 1;
-        let value = format!("{prefix}.{name}.{number}");
-        let mut call = Call::new(key.clone(), Request::Put { value: value.clone(), expect: None });
-        call.node = Some(name.clone());
-        let running = session.invoke(call).map_err(broken)?;
+    node: String,
+    written: usize,
+    unknown: usize,
+}
+
+impl Writer {
+    fn new(recorder: &Recorder, names: &Names, (node, address): (String, String)) -> Self {
+        let (client, session) = (Client::new(address), recorder.session());
+        Self { client, session, names: names.clone(), node, written: 0, unknown: 0 }
+    }
+
+    /// Whether a write was acknowledged within a second: who leads may have just begun to, and refuse.
+    async fn acknowledged_once(&mut self) -> Result<bool, String> {
+        let deadline = clock::now().after(BEFORE_LIMIT);
+        while self.unknown == 0 && clock::now() < deadline {
+            if self.write().await?.is_some() {
+                return Ok(true);
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(false)
+    }
+
+    /// When it was asked for, if it was acknowledged.
+    async fn write(&mut self) -> Result<Option<Moment>, String> {
+        let broken = |error: std::io::Error| format!("the history: {error}");
+        self.written += 1;
+        let value = format!("{}.{}.{}", self.names.value, self.node, self.written);
+        // A node that does not lead would hand the write to the leader that it knows, the old one, and never learn what
+        // became of it; and of few keys can so many outcomes be unknown.
+        let path = format!("{}?forward=never&timeout={WRITE_TIMEOUT}", kv_path(self.names.key.as_bytes()));
+        let mut call = Call::new(self.names.key.clone(), Request::Put { value: value.clone(), expect: None });
+        call.node = Some(self.node.clone());
+        let running = self.session.invoke(call).map_err(broken)?;
         let asked = clock::now();
-        let outcome = crate::client::outcome(client.send(Method::PUT, &path, Bytes::from(value), LIMIT).await);
-        match outcome {
+        let sent = self.client.send(Method::PUT, &path, Bytes::from(value), WRITE_LIMIT).await;
+        match crate::client::outcome(sent) {
             Outcome::Acknowledged { revision } => {
                 let ver = ringraft::types::Revision(revision);
                 running.ok(Answer::Written { ver }, About::default()).map_err(broken)?;
-                shared.acknowledged.send_modify(|(count, last)| {
-                    *count += 1;
-                    *last = (*last).max(Some(asked));
-                });
+                return Ok(Some(asked));
             }
             Outcome::NotApplied { why } => {
                 running.fail(About { why: Some(why), ..About::default() }).map_err(broken)?;
             }
             Outcome::Unknown { why } => {
-                unknown += 1;
+                self.unknown += 1;
                 running.info(About { why: Some(why), ..About::default() }).map_err(broken)?;
             }
+        }
+        Ok(None)
+    }
+}
+
+/// From the moment at which the leader is cut off until told to end, or until so many writes' outcomes are unknown that the
+/// checker could not decide the key.
+async fn write(shared: Arc<Shared>, mut writer: Writer, unknown_max: usize) -> Result<(), String> {
+    while !shared.ended.load(Ordering::SeqCst) && writer.unknown < unknown_max {
+        if shared.is_cut_off.load(Ordering::SeqCst)
+            && let Some(asked) = writer.write().await?
+        {
+            shared.acknowledged.send_modify(|(count, last)| {
+                *count += 1;
+                *last = (*last).max(Some(asked));
+            });
         }
         tokio::time::sleep(READ_PAUSE).await;
     }
