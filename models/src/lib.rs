@@ -1,0 +1,40 @@
+//! Models of the hand-overs between Raft groups: splitting a shard, moving a replica, merging two shards.
+//!
+//! See the README beside this crate: what is modelled and what is taken as given, what was proved within which bounds,
+//! and the orders that the implementation must keep.
+
+pub mod case;
+pub mod explore;
+pub mod split;
+pub mod suite;
+
+use suite::Suite;
+
+/// Every model there is.
+#[must_use]
+pub fn suites() -> Vec<Suite> {
+    vec![Suite { name: "split", cases: split::cases() }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::Selection;
+
+    fn hold(model: &str, right: bool) {
+        let suite = suites().into_iter().find(|suite| suite.name == model).unwrap().part(right);
+        assert!(!suite.cases.is_empty(), "{model} has no such cases");
+        let complaints = suite.run(&Selection::default(), |line| println!("{line}"));
+        assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    }
+
+    #[test]
+    fn the_right_split_keeps_every_promise_and_always_ends() {
+        hold("split", true);
+    }
+
+    #[test]
+    fn each_planted_bug_of_the_split_has_a_counterexample() {
+        hold("split", false);
+    }
+}
