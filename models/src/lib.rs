@@ -5,6 +5,8 @@
 
 pub mod case;
 pub mod explore;
+mod labels;
+pub mod moving;
 pub mod split;
 pub mod suite;
 
@@ -13,7 +15,7 @@ use suite::Suite;
 /// Every model there is.
 #[must_use]
 pub fn suites() -> Vec<Suite> {
-    vec![Suite { name: "split", cases: split::cases() }]
+    vec![Suite { name: "split", cases: split::cases() }, Suite { name: "move", cases: moving::cases() }]
 }
 
 #[cfg(test)]
@@ -31,6 +33,16 @@ mod tests {
     #[test]
     fn the_right_split_keeps_every_promise_and_always_ends() {
         hold("split", true);
+    }
+
+    #[test]
+    fn the_right_move_keeps_every_promise_and_always_ends() {
+        hold("move", true);
+    }
+
+    #[test]
+    fn each_planted_bug_of_the_move_has_a_counterexample() {
+        hold("move", false);
     }
 
     #[test]

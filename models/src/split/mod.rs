@@ -13,11 +13,12 @@ mod state;
 mod steps;
 
 use state::{
-    Attempt, FIRST_REVISION, LEFT, Log, Marks, NOBODY, Name, Node, OPS_MAX, Op, Operation, Phase, RIGHT, Shard, Stage,
-    State, TOKENS, Wrong,
+    Attempt, FIRST_REVISION, LEFT, Log, NOBODY, Node, OPS_MAX, Op, Operation, Phase, RIGHT, Shard, Stage, State,
+    TOKENS, Wrong,
 };
 
 use crate::explore::Model;
+use crate::labels::{Marks, Name};
 pub use cases::cases;
 pub use steps::Step;
 

@@ -1,7 +1,8 @@
 //! What a state of the split model is made of. Small fields throughout: a state is cloned and hashed for each step.
 
-use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
+
+use crate::labels::{Marks, Name};
 
 pub(crate) const NODES: usize = 3;
 /// The ring in two tokens: the left one stays with the parent, the right one goes to the child.
@@ -147,35 +148,6 @@ pub(crate) struct Node {
     pub(crate) name: Name,
 }
 
-/// What people call a node in a counterexample. Nodes are alike: states in which they have changed places are one state,
-/// and the name is no part of it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Name(pub(crate) u8);
-
-impl PartialEq for Name {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Name {}
-
-impl PartialOrd for Name {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Name {
-    fn cmp(&self, _: &Self) -> Ordering {
-        Ordering::Equal
-    }
-}
-
-impl Hash for Name {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Attempt {
     Unsent,
@@ -234,14 +206,6 @@ pub(crate) enum Wrong {
     ReplicaMadeAgain,
 }
 
-/// What the last step showed, for the landmarks: no part of the state's identity.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Marks(pub(crate) u32);
-
-impl Hash for Marks {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
-}
-
 #[derive(Clone, Hash, Debug)]
 pub struct State {
     pub(crate) nodes: [Node; NODES],
@@ -270,6 +234,9 @@ pub struct State {
     pub(crate) wrong: Wrong,
     pub(crate) marks: Marks,
 }
+
+/// Leads the parent, leads the child, has reported, attempts that wait at it.
+type Pointers = (bool, bool, bool, u16);
 
 impl State {
     pub(crate) fn log(&self, group: Group) -> &Log {
@@ -306,7 +273,7 @@ impl State {
 
     /// Puts the nodes in an order that depends on nothing but what they are and what points at them.
     pub(crate) fn order_nodes(&mut self) {
-        let mut keyed: [((bool, bool, bool, u16), Node, u8); NODES] = std::array::from_fn(|number| {
+        let mut keyed: [(Pointers, Node, u8); NODES] = std::array::from_fn(|number| {
             let number = number as u8;
             (self.pointers_at(number), self.nodes[usize::from(number)], number)
         });
@@ -331,7 +298,7 @@ impl State {
     }
 
     /// Everything outside a node that names it: nodes that agree in this and in themselves may change places.
-    fn pointers_at(&self, node: u8) -> (bool, bool, bool, u16) {
+    fn pointers_at(&self, node: u8) -> Pointers {
         let attempts = self.ops.iter().flat_map(|op| &op.attempts);
         let at_node = attempts.zip(0..).filter(|(attempt, _)| match attempt {
             Attempt::Logged { at, .. } | Attempt::Waiting { at, .. } => *at == node,
