@@ -6,6 +6,7 @@
 pub mod case;
 pub mod explore;
 mod labels;
+pub mod merge;
 pub mod moving;
 pub mod split;
 pub mod suite;
@@ -15,7 +16,11 @@ use suite::Suite;
 /// Every model there is.
 #[must_use]
 pub fn suites() -> Vec<Suite> {
-    vec![Suite { name: "split", cases: split::cases() }, Suite { name: "move", cases: moving::cases() }]
+    vec![
+        Suite { name: "split", cases: split::cases() },
+        Suite { name: "move", cases: moving::cases() },
+        Suite { name: "merge", cases: merge::cases() },
+    ]
 }
 
 #[cfg(test)]
@@ -33,6 +38,16 @@ mod tests {
     #[test]
     fn the_right_split_keeps_every_promise_and_always_ends() {
         hold("split", true);
+    }
+
+    #[test]
+    fn the_right_merge_keeps_every_promise_and_always_ends() {
+        hold("merge", true);
+    }
+
+    #[test]
+    fn each_planted_bug_of_the_merge_has_a_counterexample() {
+        hold("merge", false);
     }
 
     #[test]

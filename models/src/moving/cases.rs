@@ -11,6 +11,7 @@ impl Move {
             (self.crashes, "crash"),
             (self.losses, "node lost"),
             (self.upsets, "needless election"),
+            (self.time_outs, "step timed out"),
         ];
         words.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
         words.extend(self.may_abort.then(|| "may be given up".to_string()));
@@ -30,7 +31,7 @@ pub fn cases() -> Vec<Case> {
         Move { writes: 1, upsets: 1, ..quiet }.holds("a needless election"),
         Move { source_leads: true, writes: 1, upsets: 1, ..quiet }.holds("the source leads"),
         Move { losses: 1, may_abort: true, ..quiet }.holds("a node lost"),
-        Move { crashes: 1, may_abort: true, ..quiet }.holds("given up"),
+        Move { crashes: 1, time_outs: 1, may_abort: true, ..quiet }.holds("given up"),
         Move { source_leads: true, writes: 2, crashes: 1, upsets: 1, may_abort: true, ..quiet }
             .holds("more of all")
             .deep(),
@@ -51,7 +52,9 @@ fn case_of(bug: Bug) -> Case {
         Bug::DestroyedVotes => Expected::Broken("a destroyed replica voted"),
         Bug::TombstoneForgotten => Expected::Broken("lacks an entry that was committed"),
         Bug::DestroyedByCatalog => Expected::Broken("voter of the committed membership is destroyed"),
-        Bug::AbortedWithLearner | Bug::CatalogReadBefore => Expected::Broken("over as aborted"),
+        Bug::AbortedWithLearner | Bug::CatalogReadBefore | Bug::ChangeUnconditional => {
+            Expected::Broken("over as aborted")
+        }
     };
     let model = Move { bug: Some(bug), ..Move::needs(bug) };
     Case::new(format!("move, {bug:?}"), model.in_words(), expected, model)

@@ -85,6 +85,7 @@ impl Move {
             Bug::TombstoneForgotten => Move { upsets: 1, ..quiet },
             Bug::DestroyedByCatalog => quiet,
             Bug::DestroyedByGroupAlone => quiet,
+            Bug::ChangeUnconditional => Move { time_outs: 1, may_abort: true, ..quiet },
             Bug::AbortedWithLearner | Bug::CatalogReadBefore => Move { may_abort: true, ..quiet },
         }
     }

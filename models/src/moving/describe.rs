@@ -40,6 +40,10 @@ impl Move {
                     plan.unwrap_or(Kind::Back)
                 )
             }
+            Step::TimeOut { at } => {
+                format!("the driver at {} hears nothing of its plan, which may still arrive", name(at))
+            }
+            Step::ActLate { at } => format!("the late plan arrives at {}", name(at)),
             Step::Complete { at } => format!("{} completes the joint membership", name(at)),
             Step::StepDown { of } => format!("{} is out of the membership and steps down", name(of)),
             Step::Learn { .. } => {

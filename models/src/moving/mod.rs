@@ -42,12 +42,14 @@ pub enum Bug {
     AbortedWithLearner,
     /// The driver acts on the catalog as it was at some time before, instead of reading it after the membership.
     CatalogReadBefore,
+    /// A change of the membership is carried out whatever the membership is by then.
+    ChangeUnconditional,
     /// The removed leader counts itself among those whose answers make its lease.
     LeaseCountsTheRemoved,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 12] = [
         Bug::WithoutJoint,
         Bug::TwoChangesAtOnce,
         Bug::JointLeftAlone,
@@ -58,6 +60,7 @@ impl Bug {
         Bug::DestroyedByGroupAlone,
         Bug::AbortedWithLearner,
         Bug::CatalogReadBefore,
+        Bug::ChangeUnconditional,
         Bug::LeaseCountsTheRemoved,
     ];
 }
@@ -71,14 +74,25 @@ pub struct Move {
     /// Crashes of a leader. A follower's crash changes nothing that is modelled: log, vote and promise outlive it.
     pub crashes: u8,
     pub losses: u8,
+    /// Elections although a leader is well.
     pub upsets: u8,
+    /// Steps of the driver that time out and may still be carried out later.
+    pub time_outs: u8,
     pub may_abort: bool,
     pub bug: Option<Bug>,
 }
 
 impl Move {
-    pub const QUIET: Move =
-        Move { source_leads: false, writes: 0, crashes: 0, losses: 0, upsets: 0, may_abort: false, bug: None };
+    pub const QUIET: Move = Move {
+        source_leads: false,
+        writes: 0,
+        crashes: 0,
+        losses: 0,
+        upsets: 0,
+        time_outs: 0,
+        may_abort: false,
+        bug: None,
+    };
 
     pub(crate) fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
@@ -118,6 +132,7 @@ impl Model for Move {
                 commit: length,
                 matched: if id == leader { [1, 1, 1, 0] } else { [0; REPLICAS] },
                 plan: None,
+                late: None,
                 promised: if is_member && id != leader { 1 } else { 0 },
             }
         };
@@ -130,6 +145,7 @@ impl Model for Move {
             crashes_left: self.crashes,
             losses_left: self.losses,
             upsets_left: self.upsets,
+            time_outs_left: self.time_outs,
             wrong: Wrong::Nothing,
             marks: Marks::default(),
         };
@@ -150,7 +166,10 @@ impl Model for Move {
     }
 
     fn is_fault(&self, step: Step) -> bool {
-        matches!(step, Step::Crash { .. } | Step::Lose { .. } | Step::Campaign { is_upset: true, .. })
+        matches!(
+            step,
+            Step::Crash { .. } | Step::Lose { .. } | Step::TimeOut { .. } | Step::Campaign { is_upset: true, .. }
+        )
     }
 
     fn violation(&self, state: &State) -> Option<&'static str> {

@@ -161,6 +161,8 @@ pub(crate) struct Replica {
     /// As a leader: how far each replica is known to have the log.
     pub(crate) matched: [u8; REPLICAS],
     pub(crate) plan: Option<Plan>,
+    /// A plan whose answer did not come in time: it may still be carried out.
+    pub(crate) late: Option<Plan>,
     /// The term whose leader it promised not to vote against for the time of a lease; 0 for none. It outlives a restart,
     /// because a restarted voter holds off.
     pub(crate) promised: u8,
@@ -199,6 +201,7 @@ pub struct State {
     pub(crate) losses_left: u8,
     /// Elections although a leader is well.
     pub(crate) upsets_left: u8,
+    pub(crate) time_outs_left: u8,
     pub(crate) wrong: Wrong,
     pub(crate) marks: Marks,
 }

@@ -45,6 +45,13 @@ pub enum Step {
     Act {
         at: u8,
     },
+    /// The step's answer does not come: the driver reads and decides anew, and the step may still arrive.
+    TimeOut {
+        at: u8,
+    },
+    ActLate {
+        at: u8,
+    },
     /// A leader completes the joint membership that it finds committed.
     Complete {
         at: u8,
@@ -167,8 +174,14 @@ impl Move {
         }
         if leader.plan.is_some() {
             steps.push(Step::Act { at: id });
+            if state.time_outs_left > 0 {
+                steps.push(Step::TimeOut { at: id });
+            }
         } else if room && stands && self.next_change(state, id).is_some() {
             steps.push(Step::Plan { at: id });
+        }
+        if leader.late.is_some() {
+            steps.push(Step::ActLate { at: id });
         }
         let (index, _) = leader.log.membership();
         let is_committed = index <= leader.commit;
@@ -297,13 +310,17 @@ impl Move {
                 state.replica_mut(at).plan = append.map(|append| Plan { append, seen });
             }
             Step::Act { at } => {
-                let Some(plan) = state.replica_mut(at).plan.take() else { return };
-                let (index, _) = state.replica(at).log.membership();
-                if plan.seen == index && state.replica(at).log.has_room() {
-                    self.propose(state, at, plan.append);
-                } else {
-                    state.mark(landmark::PLAN_REFUSED);
-                }
+                let plan = state.replica_mut(at).plan.take();
+                self.act(state, at, plan);
+            }
+            Step::TimeOut { at } => {
+                state.time_outs_left -= 1;
+                let replica = state.replica_mut(at);
+                replica.late = replica.plan.take();
+            }
+            Step::ActLate { at } => {
+                let plan = state.replica_mut(at).late.take();
+                self.act(state, at, plan);
             }
             Step::Complete { at } => {
                 let leader = state.replica(at);
@@ -342,6 +359,19 @@ impl Move {
                 state.losses_left -= 1;
                 erase(state, id, Life::Lost);
             }
+        }
+    }
+
+    fn act(&self, state: &mut State, at: u8, plan: Option<Plan>) {
+        let Some(plan) = plan else { return };
+        let leader = state.replica(at);
+        let (index, _) = leader.log.membership();
+        let is_as_seen = plan.seen == index || self.has(Bug::ChangeUnconditional);
+        let one_at_a_time = index <= leader.commit || self.has(Bug::TwoChangesAtOnce);
+        if is_as_seen && one_at_a_time && leader.log.has_room() {
+            self.propose(state, at, plan.append);
+        } else {
+            state.mark(landmark::PLAN_REFUSED);
         }
     }
 
@@ -428,6 +458,7 @@ fn follow(state: &mut State, id: u8) {
     replica.role = Role::Follower;
     replica.matched = [0; REPLICAS];
     replica.plan = None;
+    replica.late = None;
 }
 
 fn erase(state: &mut State, id: u8, life: Life) {

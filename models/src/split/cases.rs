@@ -55,7 +55,9 @@ pub fn cases() -> Vec<Case> {
         Split { crashes: 3, losses: 1, meta_changes: 2, may_abort: true, transfers: 1, moves: 1, ..quiet }
             .holds("more faults alone")
             .deep(),
-        Split { crashes: 1, losses: 1, meta_changes: 1, may_abort: true, ..retry }.holds("a retry under faults").deep(),
+        Split { crashes: 1, losses: 1, meta_changes: 1, may_abort: true, ..retry }
+            .holds("a retry under many faults")
+            .deep(),
         Split { crashes: 1, ..read }.holds("a retry and a read under a crash").deep(),
         Split { crashes: 1, ..cas }.holds("a retry and a compare-and-set under a crash").deep(),
         Split { transfers: 1, ..read }.holds("a retry, a read and a transfer").deep(),
