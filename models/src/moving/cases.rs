@@ -21,6 +21,25 @@ impl Move {
     fn holds(self, name: &str) -> Case {
         Case::new(format!("move: {name}"), self.in_words(), Expected::Holds, self)
     }
+
+    /// The smallest bounds in which the bug shows.
+    fn needs(bug: Bug) -> Move {
+        let quiet = Move::QUIET;
+        match bug {
+            Bug::WithoutJoint => Move { upsets: 1, crashes: 1, ..quiet },
+            Bug::TwoChangesAtOnce => quiet,
+            Bug::JointLeftAlone => Move { crashes: 1, ..quiet },
+            Bug::SourceKeepsServing | Bug::LeaseCountsTheRemoved => {
+                Move { source_leads: true, writes: 1, upsets: 1, ..quiet }
+            }
+            Bug::DestroyedVotes => Move { upsets: 1, ..quiet },
+            Bug::TombstoneForgotten => Move { upsets: 1, ..quiet },
+            Bug::DestroyedByCatalog => quiet,
+            Bug::DestroyedByGroupAlone => quiet,
+            Bug::ChangeUnconditional => Move { time_outs: 1, may_abort: true, ..quiet },
+            Bug::AbortedWithLearner | Bug::CatalogReadBefore => Move { may_abort: true, ..quiet },
+        }
+    }
 }
 
 #[must_use]
@@ -42,7 +61,6 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The smallest bounds in which the bug shows.
 fn case_of(bug: Bug) -> Case {
     let expected = match bug {
         Bug::WithoutJoint => Expected::Broken("lacks an entry that was committed"),

@@ -1,8 +1,8 @@
 //! The promises, and when the model is at rest.
 
+use super::Move;
 use super::state::{FRESH, Kind, LEAVING, Life, Operation, Role, State, Wrong, members, voters};
 use super::steps::all;
-use super::{Bug, Move};
 
 impl Move {
     pub(super) fn broken_promise(&self, state: &State) -> Option<&'static str> {
@@ -68,25 +68,6 @@ impl Move {
                 gone(FRESH) && !named
             }
             Operation::Moving | Operation::Aborting => false,
-        }
-    }
-
-    /// What a reader of the cases wants to know of a bug.
-    pub(super) fn needs(bug: Bug) -> Move {
-        let quiet = Move::QUIET;
-        match bug {
-            Bug::WithoutJoint => Move { upsets: 1, crashes: 1, ..quiet },
-            Bug::TwoChangesAtOnce => quiet,
-            Bug::JointLeftAlone => Move { crashes: 1, ..quiet },
-            Bug::SourceKeepsServing | Bug::LeaseCountsTheRemoved => {
-                Move { source_leads: true, writes: 1, upsets: 1, ..quiet }
-            }
-            Bug::DestroyedVotes => Move { upsets: 1, ..quiet },
-            Bug::TombstoneForgotten => Move { upsets: 1, ..quiet },
-            Bug::DestroyedByCatalog => quiet,
-            Bug::DestroyedByGroupAlone => quiet,
-            Bug::ChangeUnconditional => Move { time_outs: 1, may_abort: true, ..quiet },
-            Bug::AbortedWithLearner | Bug::CatalogReadBefore => Move { may_abort: true, ..quiet },
         }
     }
 }

@@ -9,6 +9,7 @@ mod apply;
 mod cases;
 mod check;
 mod describe;
+mod divide;
 mod state;
 mod steps;
 
