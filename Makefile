@@ -41,7 +41,7 @@ faults: ## the fault tests as CI runs them: at most 20 minutes on two cores
 	@scripts/setup --lint --faults
 	@scripts/run-tests --faults
 
-fault-totals: ## what a release must have survived: some hours of faults on this commit, into ./fault-totals
+fault-totals: ## what a release must have survived: two hours of faults on this commit, into ./fault-totals
 	@scripts/setup --faults
 	@scripts/fault-totals $(FAULT_TOTALS)
 
