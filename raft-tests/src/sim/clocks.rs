@@ -65,6 +65,14 @@ fn scale(time: Duration, by: u64, of: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
+/// How long it takes a clock of this rate to pass `local`. Rounded up: a timer that fires a nanosecond early finds its
+/// deadline still ahead, and of that nanosecond nothing would be left to wait for, for ever, because simulated time stands
+/// still while a node runs.
+fn time_of(local: Duration, rate: u64) -> Duration {
+    let nanos = (local.as_nanos() * u128::from(MILLION)).div_ceil(u128::from(rate));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
 thread_local! {
     /// Simulated time between two steps, when no host runs.
     static BETWEEN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
@@ -162,7 +170,7 @@ fn wall_ms() -> u64 {
 }
 
 fn stretch(local: Duration) -> Duration {
-    with_running(|clock| scale(local, MILLION, clock.rate)).unwrap_or(local)
+    with_running(|clock| time_of(local, clock.rate)).unwrap_or(local)
 }
 
 fn late_by() -> Duration {
@@ -188,5 +196,20 @@ mod tests {
         assert_eq!(suspended(false).show(second * 4), fast.show(second * 4));
         assert_eq!(suspended(true).show(second * 2), fast.show(second));
         assert_eq!(suspended(true).show(second * 4), fast.show(second * 2));
+    }
+
+    #[test]
+    fn a_timer_never_fires_before_its_clock_shows_the_deadline() {
+        for rate in [850_000, 999_999, MILLION, 1_000_001, 1_088_000, 1_150_000] {
+            let clock = NodeClock::new(Duration::from_secs(7), rate);
+            for begun in [0, 1, 17, 999_999, 19_650_000_001] {
+                for wait in [1, 2, 3, 999, 1_000_000, 100_000_007].map(Duration::from_nanos) {
+                    let begun = Duration::from_nanos(begun);
+                    let deadline = clock.show(begun) + wait;
+                    let fired = clock.show(begun + time_of(wait, rate));
+                    assert!(fired >= deadline, "rate {rate}: {wait:?} from {begun:?}");
+                }
+            }
+        }
     }
 }
