@@ -79,6 +79,8 @@ pub struct HttpConfig {
     pub connections_max: u32,
     /// Longest wait for a request's headers, in milliseconds: 100 to 600,000.
     pub header_read_timeout_ms: u64,
+    /// A request on keys that takes so many milliseconds is logged, with where its time went: 1 to 600,000, 0 for none.
+    pub slow_request_ms: u64,
 }
 
 /// The other nodes' listener.
@@ -193,6 +195,7 @@ impl Default for HttpConfig {
             value_bytes_max: VALUE_BYTES_MAX_DEFAULT,
             connections_max: 10_000,
             header_read_timeout_ms: 10_000,
+            slow_request_ms: 500,
         }
     }
 }

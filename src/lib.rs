@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod machine;
+pub mod meters;
 pub mod method;
 pub mod mutants;
 pub mod node;

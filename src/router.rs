@@ -14,13 +14,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-pub use remote::{ReadRequest, RemoteAnswer, RemoteRead, RemoteScan, ScanShardRequest, WriteRequest};
+pub use remote::{ReadRequest, RemoteAnswer, RemoteRead, RemoteScan, ScanShardRequest, Timed, WriteRequest};
 pub use scan::{Page, PageRequest};
 
 use crate::catalog::{Catalog, CatalogCommand, CatalogResponse, NodeDescriptor};
 use crate::clock::{self, Moment};
 use crate::machine::row::RowValue;
 use crate::machine::{Command, Response, Write};
+use crate::meters::{self, Stage};
 use crate::method::Method;
 use crate::ring::{Ring, token_of};
 use crate::shard::{self, Consistency, Host, ReplicaReport};
@@ -357,9 +358,15 @@ impl Router {
         let is_read = matches!(method, Method::Read | Method::Scan);
         let left = deadline.since(clock::now());
         let left = if is_read { left.min(READ_ATTEMPT_MAX) } else { left };
+        let asked = clock::now();
         let sent = self.host.peers().call(node, Lane::Data, method as u8, request.to_bytes(), left).await;
-        match sent {
-            Ok(reply) => match RemoteAnswer::<T>::from_bytes(reply.body) {
+        let took = clock::now().since(asked);
+        let answer = sent.map(|reply| Timed::<T>::from_bytes(reply.body).map(|timed| timed.noted(took)));
+        if answer.is_err() {
+            meters::note(Stage::Forward, took);
+        }
+        match answer {
+            Ok(answer) => match answer {
                 // It had a part of the time only.
                 Ok(RemoteAnswer::DeadlineExceeded) if is_read => {
                     Attempt::Again { leader: None, error: Error::DeadlineExceeded { shard } }

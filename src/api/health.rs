@@ -4,14 +4,16 @@
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
+use tracing::warn;
 
 use super::error::{Code, Phase, Problem};
+use super::gauges::{self, count, number};
 use super::routes::Query;
 use super::{Answer, Context, Response, json_response, with_type};
 use crate::catalog::{Catalog, ReplicaState, ShardState};
 use crate::clock;
-use crate::router::Router;
 use crate::shard::{ReplicaReport, ReportedRole};
+use crate::storage::off_runtime;
 use crate::transport::PROTOCOL;
 use crate::types::NodeId;
 
@@ -35,11 +37,7 @@ struct Check {
 
 /// Also before the node is in a cluster, and then it says what the node waits for.
 pub(super) fn readyz(context: &Context, query: &Query) -> Answer {
-    let verbose = match query.text("verbose")? {
-        None | Some("false") => false,
-        Some("" | "true") => true,
-        Some(_) => return Err(query.bad("verbose", "takes true or false")),
-    };
+    let verbose = query.flag("verbose")?;
     let checks = match context.serving() {
         None => vec![started(Some(context.awaited()))],
         Some(serving) => {
@@ -144,24 +142,31 @@ pub(super) fn version() -> Response {
 }
 
 /// Before the node is in a cluster it has no replicas and no catalog, and the numbers say so.
-pub(super) fn metrics(context: &Context) -> Response {
-    let router = context.serving().map(|serving| &serving.router);
-    let reports = router.map(|router| router.host().reports()).unwrap_or_default();
-    let count = |holds: &dyn Fn(&ReplicaReport) -> bool| {
-        i64::try_from(reports.iter().filter(|report| holds(report)).count()).unwrap_or(i64::MAX)
-    };
-    let metrics = &context.inner.metrics;
-    let gauges = metrics.node();
-    let running = |report: &ReplicaReport| report.role != ReportedRole::Failed;
-    gauges.replicas.set(count(&|_| true));
-    gauges.replicas_failed.set(count(&|report| !running(report)));
-    gauges.groups_led.set(count(&|report| report.role == ReportedRole::Leader));
-    gauges.groups_without_leader.set(count(&|report| running(report) && report.leader.is_none()));
-    let version = router.and_then(Router::catalog).map_or(0, |catalog| catalog.version);
-    gauges.catalog_version.set(i64::try_from(version).unwrap_or(i64::MAX));
-    let uptime = clock::now().since(context.inner.started).as_secs();
-    gauges.uptime_seconds.set(i64::try_from(uptime).unwrap_or(i64::MAX));
-    with_type(StatusCode::OK, METRICS_TYPE, metrics.text())
+pub(super) async fn metrics(context: &Context, query: &Query) -> Answer {
+    let with_shards = query.flag("shards")?;
+    let gauges = context.inner.metrics.node();
+    let mut running = Vec::new();
+    if let Some(router) = context.serving().map(|serving| &serving.router) {
+        let host = router.host();
+        running = host.replica_gauges();
+        let catalog = router.catalog();
+        let replication_factor = catalog.as_ref().map_or(0, |catalog| usize::from(catalog.replication_factor));
+        gauges.set_replicas(&running, replication_factor);
+        let reports = host.reports();
+        let has_failed = |report: &&ReplicaReport| report.role == ReportedRole::Failed;
+        gauges.replicas_failed.set(count(reports.iter().filter(has_failed).count()));
+        gauges.replicas.set(count(reports.len()));
+        gauges.set_in_flight(host.in_flight());
+        gauges.catalog_version.set(number(catalog.map_or(0, |catalog| catalog.version)));
+        let asked = host.clone();
+        match off_runtime(host.disk().as_ref(), move || asked.disk_gauges()).await {
+            Ok(disk) => gauges.set_disk(&disk),
+            Err(error) => warn!(%error, "the disk does not tell how it stands; its metrics are those of before"),
+        }
+    }
+    gauges.uptime_seconds.set(number(clock::now().since(context.inner.started).as_secs()));
+    let of_shards = with_shards.then(|| gauges::of_shards(&running));
+    Ok(with_type(StatusCode::OK, METRICS_TYPE, context.inner.metrics.text(of_shards.as_ref())))
 }
 
 pub(super) fn openapi() -> Response {

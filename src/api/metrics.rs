@@ -1,19 +1,21 @@
 //! Counters of this API. Labels are few and fixed: routes by their pattern, codes by their table, never a key or an id.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tracing::error;
 
 use super::error::Code;
+use super::gauges::NodeGauges;
+use super::timing;
+use crate::meters::{self, Meters};
 
 /// Upper bounds of the latency histogram, in seconds.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -31,6 +33,14 @@ struct RouteLabels {
     route: &'static str,
 }
 
+/// What a request on keys does.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct Operation {
+    pub(super) operation: &'static str,
+    /// As it was asked for; `none` of a write.
+    pub(super) consistency: &'static str,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CodeLabels {
     code: &'static str,
@@ -43,63 +53,73 @@ pub(super) struct Metrics {
 }
 
 struct Inner {
-    registry: Registry,
+    registry: Mutex<Registry>,
     requests: Family<RequestLabels, Counter>,
     problems: Family<CodeLabels, Counter>,
     latency: Family<RouteLabels, Histogram>,
+    operations: Family<Operation, Histogram>,
+    slow: Counter,
     node: NodeGauges,
-}
-
-/// What is read from the node at each scrape.
-#[derive(Clone, Default)]
-pub(super) struct NodeGauges {
-    pub(super) replicas: Gauge,
-    pub(super) replicas_failed: Gauge,
-    pub(super) groups_led: Gauge,
-    pub(super) groups_without_leader: Gauge,
-    pub(super) catalog_version: Gauge,
-    pub(super) uptime_seconds: Gauge,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::default();
-        let requests = Family::<RequestLabels, Counter>::default();
-        let problems = Family::<CodeLabels, Counter>::default();
-        let latency = Family::<RouteLabels, Histogram>::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS));
-        let node = NodeGauges::default();
-        let gauge = |registry: &mut Registry, name: &str, help: &str, gauge: &Gauge| {
-            registry.register(format!("ringraft_{name}"), help, gauge.clone());
+        let histogram: fn() -> Histogram = || Histogram::new(LATENCY_BUCKETS);
+        let inner = Inner {
+            registry: Mutex::new(meters::registry()),
+            requests: Family::default(),
+            problems: Family::default(),
+            latency: Family::new_with_constructor(histogram),
+            operations: Family::new_with_constructor(histogram),
+            slow: Counter::default(),
+            node: NodeGauges::default(),
         };
-        registry.register("ringraft_http_requests", "Requests answered", requests.clone());
-        registry.register(
-            "ringraft_http_problems",
-            "Requests answered with an error, by its code; overloaded are proposals refused",
-            problems.clone(),
-        );
-        registry.register(
-            "ringraft_http_request_duration_seconds",
-            "Time from a request's head to its answer",
-            latency.clone(),
-        );
-        gauge(&mut registry, "replicas", "Replicas on this node", &node.replicas);
-        gauge(&mut registry, "replicas_failed", "Replicas on this node that do not run", &node.replicas_failed);
-        gauge(&mut registry, "groups_led", "Groups that a replica on this node leads", &node.groups_led);
-        gauge(
-            &mut registry,
-            "groups_without_leader",
-            "Groups whose replica on this node knows of no leader",
-            &node.groups_without_leader,
-        );
-        gauge(&mut registry, "catalog_version", "Version of the catalog this node works by", &node.catalog_version);
-        gauge(&mut registry, "uptime_seconds", "Time since the node began to serve", &node.uptime_seconds);
-        Self { inner: Arc::new(Inner { registry, requests, problems, latency, node }) }
+        let metrics = Self { inner: Arc::new(inner) };
+        // There from the start, so that a rate has something to begin at.
+        for operation in timing::OPERATIONS {
+            drop(metrics.inner.operations.get_or_create(&operation));
+        }
+        metrics.add(&*metrics.inner);
+        metrics.add(&metrics.inner.node);
+        metrics
+    }
+}
+
+impl Meters for Inner {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("http_requests", "Requests answered", self.requests.clone());
+        let help = "Requests answered with an error, by its code; overloaded are proposals refused";
+        registry.register("http_problems", help, self.problems.clone());
+        let help = "Time from a request's head to its answer";
+        registry.register("http_request_duration_seconds", help, self.latency.clone());
+        let help = "Time of requests on keys, by what they do and the consistency they ask for; without those that are \
+                    malformed";
+        registry.register("operation_duration_seconds", help, self.operations.clone());
+        let help = "Requests on keys that took longer than http.slow_request_ms";
+        registry.register("slow_requests", help, self.slow.clone());
     }
 }
 
 impl Metrics {
+    /// Meters of another part of the node. Each is added once.
+    pub(super) fn add(&self, meters: &dyn Meters) {
+        meters.register(&mut self.registry());
+    }
+
     pub(super) fn node(&self) -> &NodeGauges {
         &self.inner.node
+    }
+
+    pub(super) fn count_slow(&self) {
+        self.inner.slow.inc();
+    }
+
+    pub(super) fn observe_operation(&self, operation: Operation, status: StatusCode, duration: Duration) {
+        // What was found wrong before anything was done says nothing of how long things take.
+        let is_answer = status.is_success() || status.is_server_error() || matches!(status.as_u16(), 304 | 404 | 412);
+        if is_answer {
+            self.inner.operations.get_or_create(&operation).observe(duration.as_secs_f64());
+        }
     }
 
     pub(super) fn observe(
@@ -118,13 +138,22 @@ impl Metrics {
         self.inner.latency.get_or_create(&RouteLabels { route }).observe(duration.as_secs_f64());
     }
 
-    /// All metrics in the text format.
-    pub(super) fn text(&self) -> String {
+    /// All metrics in the text format, and those of `more`.
+    pub(super) fn text(&self, more: Option<&Registry>) -> String {
         let mut text = String::new();
-        if encode(&mut text, &self.inner.registry).is_err() {
+        let mut written = encode_registry(&mut text, &self.registry());
+        if let Some(more) = more {
+            written = written.and_then(|()| encode_registry(&mut text, more));
+        }
+        if written.and_then(|()| encode_eof(&mut text)).is_err() {
             error!("the metrics could not be written as text");
         }
         text
+    }
+
+    /// A metric that panicked while it was registered is not among the others.
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.inner.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,7 +180,7 @@ mod tests {
             let code = Some(Code::MethodNotAllowed);
             metrics.observe("other", &method, StatusCode::METHOD_NOT_ALLOWED, code, Duration::from_millis(3));
         }
-        let text = metrics.text();
+        let text = metrics.text(None);
         let requests = r#"ringraft_http_requests_total{route="other",method="other",status="405"} 3"#;
         assert!(text.contains(requests), "{text}");
         assert!(text.contains(r#"ringraft_http_problems_total{code="method-not-allowed"} 3"#), "{text}");

@@ -9,6 +9,7 @@ mod admin;
 mod body;
 mod encoding;
 mod error;
+mod gauges;
 mod headers;
 mod health;
 mod kv;
@@ -19,6 +20,7 @@ mod scan;
 mod server;
 #[cfg(test)]
 pub(crate) mod testing;
+mod timing;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -35,8 +37,10 @@ use self::error::{Code, Problem};
 use self::metrics::Metrics;
 use self::routes::{Endpoint, Query, Route};
 pub use self::server::serve;
+use self::timing::{SlowLog, Told};
 use crate::clock::{self, Moment};
 use crate::config::HttpConfig;
+use crate::meters::{self, Meters};
 use crate::router::{Options, Router};
 use crate::types::ClusterId;
 
@@ -60,6 +64,8 @@ struct HttpLimits {
     header_read_timeout: Duration,
     write_timeout: Duration,
     finish_timeout: Duration,
+    /// None: no request is logged for its time.
+    slow_request: Option<Duration>,
 }
 
 impl From<&HttpConfig> for HttpLimits {
@@ -70,6 +76,7 @@ impl From<&HttpConfig> for HttpLimits {
             header_read_timeout: Duration::from_millis(config.header_read_timeout_ms),
             write_timeout: server::WRITE_TIMEOUT,
             finish_timeout: server::FINISH_TIMEOUT,
+            slow_request: Some(Duration::from_millis(config.slow_request_ms)).filter(|time| !time.is_zero()),
         }
     }
 }
@@ -90,6 +97,7 @@ struct Inner {
     metrics: Metrics,
     started: Moment,
     bodies: Arc<Semaphore>,
+    slow: SlowLog,
     /// Set once.
     serving: OnceLock<Serving>,
 }
@@ -119,13 +127,17 @@ impl Context {
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(BODY_BYTES_HELD_MAX / body::BYTES_UNIT));
         let (metrics, serving) = (Metrics::default(), OnceLock::new());
-        Self { inner: Arc::new(Inner { limits, awaited, draining, metrics, started, bodies, serving }) }
+        let slow = SlowLog::new(limits.slow_request);
+        Self { inner: Arc::new(Inner { limits, awaited, draining, metrics, started, bodies, slow, serving }) }
     }
 
     /// From now on every route is served, also on connections that were open before.
     pub fn begin(&self, router: Router, cluster: ClusterId) {
+        let host = router.host().clone();
         let first = self.inner.serving.set(Serving { router, cluster }).is_ok();
         assert!(first, "a node begins to serve once");
+        let parts: [&dyn Meters; 3] = [host.log().meters(), host.meters(), host.peers().meters()];
+        parts.into_iter().for_each(|meters| self.inner.metrics.add(meters));
     }
 
     /// None until [`Self::begin`].
@@ -179,15 +191,29 @@ where
 {
     let begun = clock::now();
     let found = Route::find(request.uri.path());
-    let answer = match found {
-        Some((route, variable)) => handle(context, request, body, route, variable, begun).await,
-        None => Err(routes::no_such_route(request.uri.path())),
-    };
+    let mut told = Told::default();
+    let (answer, stages) = meters::traced(async {
+        match found {
+            Some((route, variable)) => handle(context, request, body, route, variable, begun, &mut told).await,
+            None => Err(routes::no_such_route(request.uri.path())),
+        }
+    })
+    .await;
     let code = answer.as_ref().err().map(|problem| problem.code);
     let mut response = answer.unwrap_or_else(|problem| problem.into_response());
     let path = found.map_or("other", |(route, _)| route.path);
     let duration = clock::now().since(begun);
     context.inner.metrics.observe(path, &request.method, response.status(), code, duration);
+    if let Some(operation) = told.operation {
+        context.inner.metrics.observe_operation(operation, response.status(), duration);
+        if context.inner.slow.is_slow(duration) {
+            context.inner.metrics.count_slow();
+            context.inner.slow.log(operation, &response, code, duration, &stages);
+        }
+    }
+    if told.trace {
+        response.headers_mut().insert("server-timing", timing::header(&stages, duration));
+    }
     if request.method == Method::HEAD {
         drop_body(&mut response);
     }
@@ -201,6 +227,7 @@ async fn handle<B>(
     route: &Route,
     variable: &str,
     begun: Moment,
+    told: &mut Told,
 ) -> Answer
 where
     B: Body<Data = Bytes> + Unpin,
@@ -208,6 +235,8 @@ where
 {
     let operation = route.operation(&request.method)?;
     let query = Query::parse(request.uri.query(), operation.parameters)?;
+    told.trace = query.flag("trace")?;
+    told.operation = timing::operation(route.endpoint, &request.method, &query);
     let deadline = begun.after(timeout(&query)?);
     let call = |query| {
         let serving = context.serving().ok_or_else(|| Problem::new(Code::Starting, context.awaited()))?;
@@ -227,7 +256,7 @@ where
         Endpoint::Livez => Ok(health::livez()),
         Endpoint::Readyz => health::readyz(context, &query),
         Endpoint::Version => Ok(health::version()),
-        Endpoint::Metrics => Ok(health::metrics(context)),
+        Endpoint::Metrics => health::metrics(context, &query).await,
         Endpoint::OpenApi => Ok(health::openapi()),
     }
 }

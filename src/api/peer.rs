@@ -16,7 +16,7 @@ use crate::machine::{Command, Response};
 use crate::method::Method;
 use crate::raft::network::GroupHeader;
 use crate::raft::snapshot;
-use crate::router::{ReadRequest, RemoteAnswer, RemoteRead, RemoteScan, Router, ScanShardRequest, WriteRequest};
+use crate::router::{ReadRequest, RemoteRead, RemoteScan, Router, ScanShardRequest, Timed, WriteRequest};
 
 use crate::storage::off_runtime;
 use crate::transport::{Failure, Handler, Incoming};
@@ -135,24 +135,24 @@ async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Mom
         Method::Write => {
             let WriteRequest { shard, write } = Wire::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(shard) else { return Ok(not_here::<Response>()) };
-            Ok(RemoteAnswer::from_result(group.write(write, deadline).await).to_bytes())
+            Ok(Timed::of(group.write(write, deadline)).await.to_bytes())
         }
         Method::Read => {
             let ReadRequest { shard, key, consistency } = Wire::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(shard) else { return Ok(not_here::<RemoteRead>()) };
-            let answer = group.read(key, consistency, deadline).await;
-            Ok(RemoteAnswer::from_result(answer.map(RemoteRead::new)).to_bytes())
+            let read = async { group.read(key, consistency, deadline).await.map(RemoteRead::new) };
+            Ok(Timed::of(read).await.to_bytes())
         }
         Method::Scan => {
             let ScanShardRequest { shard, scan, consistency } = Wire::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(shard) else { return Ok(not_here::<RemoteScan>()) };
-            let answer = group.scan(scan, consistency, deadline).await;
-            Ok(RemoteAnswer::from_result(answer.map(RemoteScan::new)).to_bytes())
+            let scan = async { group.scan(scan, consistency, deadline).await.map(RemoteScan::new) };
+            Ok(Timed::of(scan).await.to_bytes())
         }
         Method::ProposeCatalog => {
             let command: CatalogCommand = Wire::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(META_SHARD) else { return Ok(not_here::<Response>()) };
-            Ok(RemoteAnswer::from_result(group.propose(Command::Catalog(command), 0, deadline).await).to_bytes())
+            Ok(Timed::of(group.propose(Command::Catalog(command), 0, deadline)).await.to_bytes())
         }
         Method::FetchCatalog => match router.catalog() {
             Some(catalog) => Ok(catalog.to_bytes()),
@@ -171,7 +171,7 @@ async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Mom
 }
 
 fn not_here<T: Wire>() -> Bytes {
-    RemoteAnswer::<T>::NotHere.to_bytes()
+    Timed::<T>::not_here().to_bytes()
 }
 
 /// Takes a node in. Idempotent: the same store gets the same node id.

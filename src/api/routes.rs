@@ -52,11 +52,22 @@ const fn route(path: &'static str, endpoint: Endpoint, operations: &'static [Ope
     Route { path, endpoint, operations }
 }
 
-const READ: &[&str] = &["consistency", "timeout", "forward"];
-const WRITE: &[&str] = &["timeout", "forward"];
-const READ_OR_SCAN: &[&str] =
-    &["key_b64", "prefix", "start", "end", "limit", "cursor", "keys_only", "consistency", "timeout", "forward"];
-const WRITE_BY_QUERY: &[&str] = &["key_b64", "timeout", "forward"];
+const READ: &[&str] = &["consistency", "timeout", "forward", "trace"];
+const WRITE: &[&str] = &["timeout", "forward", "trace"];
+const READ_OR_SCAN: &[&str] = &[
+    "key_b64",
+    "prefix",
+    "start",
+    "end",
+    "limit",
+    "cursor",
+    "keys_only",
+    "consistency",
+    "timeout",
+    "forward",
+    "trace",
+];
+const WRITE_BY_QUERY: &[&str] = &["key_b64", "timeout", "forward", "trace"];
 
 const PLAIN_GET: &[Operation] = &[operation("GET", &[]), operation("HEAD", &[])];
 
@@ -90,7 +101,7 @@ pub(super) const ROUTES: &[Route] = &[
     route("/livez", Endpoint::Livez, PLAIN_GET),
     route("/readyz", Endpoint::Readyz, &[operation("GET", &["verbose"]), operation("HEAD", &["verbose"])]),
     route("/version", Endpoint::Version, PLAIN_GET),
-    route("/metrics", Endpoint::Metrics, PLAIN_GET),
+    route("/metrics", Endpoint::Metrics, &[operation("GET", &["shards"]), operation("HEAD", &["shards"])]),
     route("/openapi.json", Endpoint::OpenApi, PLAIN_GET),
 ];
 
@@ -161,6 +172,15 @@ impl Query {
     pub(super) fn text(&self, name: &str) -> Result<Option<&str>, Box<Problem>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         std::str::from_utf8(value).map(Some).map_err(|_| self.bad(name, "is not UTF-8"))
+    }
+
+    /// A parameter that is on as `name`, `name=true`, and off as `name=false` or when it is not there.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Box<Problem>> {
+        match self.text(name)? {
+            None | Some("false") => Ok(false),
+            Some("" | "true") => Ok(true),
+            Some(_) => Err(self.bad(name, "takes true or false")),
+        }
     }
 
     /// The first of `names` that is given.

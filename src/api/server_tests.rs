@@ -33,6 +33,7 @@ fn limits() -> HttpLimits {
         header_read_timeout: NEVER,
         write_timeout: NEVER,
         finish_timeout: NEVER,
+        slow_request: None,
     }
 }
 

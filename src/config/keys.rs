@@ -71,6 +71,7 @@ pub(super) const KEYS: &[Key] = &[
     key("http.value_bytes_max", integer(1, VALUE_BYTES_CEILING)),
     key("http.connections_max", integer(1, 1_000_000)),
     key("http.header_read_timeout_ms", integer(100, 600_000)),
+    key("http.slow_request_ms", integer(0, 600_000)),
     key("peer.listen", Kind::Listen),
     key("peer.advertise", Kind::Advertise),
     key("raft.heartbeat_ms", integer(10, 10_000)),

@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -13,7 +14,8 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
-use super::{Entry, LogId, TypeConfig, Vote};
+use super::meters::{RaftMeters, Timeline};
+use super::{Entry, LeaderId, LogId, TypeConfig, Vote};
 use crate::storage::log_store::GroupLog;
 use crate::wire::Wire;
 
@@ -25,11 +27,15 @@ const APPLY_CHUNK_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub struct RaftLog {
     log: GroupLog,
+    timeline: Arc<Timeline>,
+    meters: RaftMeters,
+    /// The last leader that was voted in, as far as this replica knows.
+    leader: Option<LeaderId>,
 }
 
 impl RaftLog {
-    pub fn new(log: GroupLog) -> Self {
-        Self { log }
+    pub(super) fn new(log: GroupLog, timeline: Arc<Timeline>, meters: RaftMeters) -> Self {
+        Self { log, timeline, meters, leader: None }
     }
 
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -138,6 +144,10 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if vote.is_committed() && self.leader != Some(vote.leader_id) {
+            self.leader = Some(vote.leader_id);
+            self.meters.count_leader_change();
+        }
         Ok(self.log.save_vote(vote.to_bytes()).await?)
     }
 
@@ -159,8 +169,12 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|entry| (entry.index(), entry.to_bytes())).collect();
+        let entries: Vec<_> = entries.into_iter().map(|entry| (entry.index(), entry.to_bytes())).collect();
+        let synced = entries.first().zip(entries.last()).map(|(first, last)| self.timeline.append(first.0, last.0));
         let done = Box::new(move |result: Result<(), crate::storage::Error>| {
+            if let Some(synced) = synced {
+                synced();
+            }
             callback.io_completed(result.map_err(io::Error::from));
         });
         Ok(self.log.append(entries, done).await?)

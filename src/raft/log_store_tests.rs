@@ -15,7 +15,7 @@ const REPLICA: ReplicaId = ReplicaId(1);
 
 fn new_log() -> RaftLog {
     let store = LogStore::open(&MemDisk::new(1), STORE, true, TAIL_BYTES).unwrap();
-    RaftLog::new(store.open_group(REPLICA).unwrap())
+    RaftLog::new(store.open_group(REPLICA).unwrap(), Arc::default(), RaftMeters::default())
 }
 
 /// A log as it may be found at a start, damaged or not.
@@ -30,7 +30,7 @@ fn found(entries: &[(u64, Entry)]) -> RaftLog {
     engine.write(batch, Durability::Synced).unwrap();
     drop(engine);
     let store = LogStore::open(&disk, STORE, false, TAIL_BYTES).unwrap();
-    RaftLog::new(store.open_group(REPLICA).unwrap())
+    RaftLog::new(store.open_group(REPLICA).unwrap(), Arc::default(), RaftMeters::default())
 }
 
 fn indexes(entries: &[Entry]) -> Vec<u64> {
@@ -117,7 +117,7 @@ async fn a_purged_and_empty_log_ends_at_its_purge_marker() {
 #[tokio::test]
 async fn a_committed_hint_beyond_the_last_entry_is_not_believed() {
     let mut log = new_log();
-    let vote = Vote { leader_id: super::super::LeaderId { term: 1, node_id: REPLICA }, committed: true };
+    let vote = Vote { leader_id: LeaderId { term: 1, node_id: REPLICA }, committed: true };
     log.append((0..3).map(blank), IOFlushed::noop()).await.unwrap();
     for (hint, believed) in [(log_id(1, 2), Some(log_id(1, 2))), (log_id(1, 3), None)] {
         log.save_committed(Some(hint)).await.unwrap();
@@ -138,14 +138,28 @@ async fn the_log_engine_keeps_its_bytes() {
         .await
         .unwrap();
     store.put_catalog_copy(Bytes::from_static(b"catalog")).await.unwrap();
-    let mut log = RaftLog::new(store.open_group(replica).unwrap());
+    let mut log = RaftLog::new(store.open_group(replica).unwrap(), Arc::default(), RaftMeters::default());
     log.append((0..5).map(blank), IOFlushed::noop()).await.unwrap();
     log.purge(log_id(1, 2)).await.unwrap();
     log.save_committed(Some(log_id(1, 3))).await.unwrap();
     // Last, because it is synced, and with it what was written before.
-    let vote = Vote { leader_id: super::super::LeaderId { term: 3, node_id: replica }, committed: false };
+    let vote = Vote { leader_id: LeaderId { term: 3, node_id: replica }, committed: false };
     log.save_vote(&vote).await.unwrap();
     disk.crash_losing_everything_unsynced();
     let rows = rows_of(disk.open_log().unwrap().view().as_ref());
     golden::check("log_engine", &rows.into_iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_leader_that_is_voted_in_is_counted_once() {
+    let store = LogStore::open(&MemDisk::new(1), STORE, true, TAIL_BYTES).unwrap();
+    let meters = RaftMeters::default();
+    let mut log = RaftLog::new(store.open_group(REPLICA).unwrap(), Arc::default(), meters.clone());
+    let vote = |term, committed| Vote { leader_id: LeaderId { term, node_id: REPLICA }, committed };
+    for (vote, counted) in
+        [(vote(1, false), 0), (vote(1, true), 1), (vote(1, true), 1), (vote(2, false), 1), (vote(2, true), 2)]
+    {
+        log.save_vote(&vote).await.unwrap();
+        assert_eq!(meters.leader_changes(), counted, "{vote}");
+    }
 }

@@ -18,6 +18,7 @@ pub mod config;
 pub mod freshness;
 pub mod inbound;
 pub mod log_store;
+pub mod meters;
 pub mod network;
 pub mod observe;
 pub mod replica;

@@ -18,12 +18,14 @@ use super::config::Timing;
 use super::freshness::{Freshness, Proof};
 use super::inbound::SnapshotSlot;
 use super::log_store::RaftLog;
+use super::meters::RaftMeters;
 use super::network::Network;
 use super::responder::{Permit, Waiter};
 use super::state_machine::{MachineShared, StateMachine};
 use super::{LogId, Place, TypeConfig};
 use crate::clock::{self, Moment};
 use crate::machine::{Command, Response};
+use crate::meters::{self, Stage};
 use crate::mutants::planted;
 use crate::storage::log_store::LogStore;
 use crate::storage::replica_store::ReplicaStore;
@@ -98,6 +100,8 @@ pub struct ReplicaStatus {
     pub members: MembershipView,
     /// Only at the leader: how far each member's log is known to agree.
     pub matched: BTreeMap<ReplicaId, Option<u64>>,
+    /// Only at the leader: how long ago each other member last answered; none when it has not yet.
+    pub silent_for: BTreeMap<ReplicaId, Option<Duration>>,
 }
 
 /// The effective membership.
@@ -148,6 +152,7 @@ pub struct StartReplica {
     pub store: ReplicaStore,
     pub log: LogStore,
     pub peers: Peers,
+    pub meters: RaftMeters,
 }
 
 impl Replica {
@@ -156,18 +161,19 @@ impl Replica {
     /// # Errors
     /// When log or store are damaged: this replica then does not run.
     pub async fn start(parts: StartReplica) -> Result<Self, Error> {
-        let StartReplica { node, timing, store, log, peers } = parts;
+        let StartReplica { node, timing, store, log, peers, meters } = parts;
         let identity = store.identity();
         let (id, shard) = (identity.replica, identity.shard);
         let disk = store.disk().clone();
         let group_log = log.open_group(id)?;
         let has_vote = planted!(LeaseKeptOverRestart => false; group_log.read_vote()?.is_some());
-        let (machine, shared) = StateMachine::open(store, log)?;
+        let (machine, shared) = StateMachine::open(store, log, meters.clone())?;
         let held_off_until = has_vote.then(|| clock::now().after(timing.hold_off()));
         let freshness = Freshness::at_start();
         let network = Network { peers, disk, shard, replica: id, freshness: freshness.clone() };
         let config = timing.openraft(shard, has_vote);
-        let raft = Raft::new(id, config, network, RaftLog::new(group_log), machine)
+        let group_log = RaftLog::new(group_log, shared.timeline.clone(), meters);
+        let raft = Raft::new(id, config, network, group_log, machine)
             .await
             .map_err(|error| Error::Corrupt { what: format!("replica {id} of shard {shard}: {error}") })?;
         let metrics = raft.metrics();
@@ -214,6 +220,10 @@ impl Replica {
         &self.inner.machine
     }
 
+    pub fn meters(&self) -> &RaftMeters {
+        &self.inner.machine.meters
+    }
+
     pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
         &self.inner.raft
     }
@@ -245,7 +255,7 @@ impl Replica {
         permit: Option<Permit>,
         deadline: Moment,
     ) -> Result<Response, ProposeError> {
-        let (waiter, answer) = Waiter::new(permit);
+        let (waiter, answer) = Waiter::new(permit, self.inner.machine.timeline.clone());
         if self.inner.raft.client_write_ff(command, Some(waiter)).await.is_err() {
             return Err(ProposeError::Unknown { why: "the replica stopped while it took the entry" });
         }
@@ -254,8 +264,13 @@ impl Replica {
             Ok(Err(_dropped)) => {
                 Err(ProposeError::Unknown { why: "the replica stopped before the entry was resolved" })
             }
-            Ok(Ok(Ok(written))) => Ok(written.data),
-            Ok(Ok(Err(error))) => Err(self.propose_error(error)),
+            Ok(Ok((Ok(written), passed))) => {
+                let stages = self.inner.machine.timeline.stages(written.log_id.index(), passed);
+                self.meters().observe_write(&stages);
+                meters::note_all(&stages);
+                Ok(written.data)
+            }
+            Ok(Ok((Err(error), _))) => Err(self.propose_error(error)),
         }
     }
 
@@ -293,8 +308,12 @@ impl Replica {
 
     /// Returns once a view taken afterwards answers linearizably. At the leader only.
     pub async fn read_barrier(&self, mode: ReadMode, deadline: Moment) -> Result<ReadMode, ReadError> {
+        let asked = clock::now();
         let (index, served) = self.read_index(mode, deadline).await?;
+        let confirmed = clock::now();
+        meters::note(Stage::Quorum, confirmed.since(asked));
         self.wait_applied(index, deadline).await?;
+        meters::note(Stage::Apply, clock::now().since(confirmed));
         Ok(served)
     }
 
@@ -420,6 +439,7 @@ impl Replica {
             Some(Member { replica, node })
         });
         let index = |log_id: &Option<LogId>| log_id.map(|log_id| log_id.index());
+        let now = clock::now();
         ReplicaStatus {
             role,
             failure: metrics.running_state.as_ref().err().map(ToString::to_string),
@@ -435,6 +455,12 @@ impl Replica {
                 .iter()
                 .flatten()
                 .map(|(replica, matched)| (*replica, index(matched)))
+                .collect(),
+            silent_for: metrics
+                .heartbeat
+                .iter()
+                .flatten()
+                .map(|(replica, heard)| (*replica, heard.as_ref().map(|heard| now.since(heard.moment()))))
                 .collect(),
             members,
         }

@@ -71,7 +71,8 @@ async fn start(disk: &MemDisk, is_new: bool) -> Replica {
         ReplicaStore::open(shared, identity(REPLICA.0), 1).unwrap()
     };
     let peers = Peers::new(Arc::new(TcpNet), Arc::new(Alone), Arc::new(Alone));
-    let parts = StartReplica { node: NodeId(1), timing: Timing::default(), store, log, peers };
+    let parts =
+        StartReplica { node: NodeId(1), timing: Timing::default(), store, log, peers, meters: RaftMeters::default() };
     Replica::start(parts).await.unwrap()
 }
 

@@ -16,6 +16,7 @@ use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::watch;
 
 use super::codec::AppliedRecord;
+use super::meters::{RaftMeters, Timeline};
 use super::snapshot::{Received, SnapshotData};
 use super::{LogId, StoredMembership, TypeConfig};
 use crate::catalog::Catalog;
@@ -45,6 +46,8 @@ pub struct MachineShared {
     /// What the last finished flush is known to hold: the only thing that is ever reported as a snapshot.
     flushed: Mutex<AppliedRecord>,
     log: LogStore,
+    pub(super) timeline: Arc<Timeline>,
+    pub(super) meters: RaftMeters,
 }
 
 pub struct StateMachine {
@@ -60,7 +63,7 @@ pub struct StateMachine {
 impl StateMachine {
     /// # Errors
     /// When the store is damaged, or holds records of a later format.
-    pub fn open(store: ReplicaStore, log: LogStore) -> Result<(Self, Arc<MachineShared>), Error> {
+    pub fn open(store: ReplicaStore, log: LogStore, meters: RaftMeters) -> Result<(Self, Arc<MachineShared>), Error> {
         // What an engine holds right after it was opened came from its files, unless it was closed and opened again without
         // a flush: only what is flushed may be reported as a snapshot.
         if store.engine().unflushed_bytes() > 0 {
@@ -74,6 +77,8 @@ impl StateMachine {
             flushed: Mutex::new(loaded.record.clone()),
             store,
             log,
+            timeline: Arc::default(),
+            meters,
         });
         let machine = Self {
             shared: shared.clone(),
@@ -97,6 +102,8 @@ impl StateMachine {
 
     /// Applies entries to one batch and writes it; then answers.
     fn write_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        self.shared.timeline.begin_to_apply();
+        self.shared.meters.observe_batch(batch.len());
         let engine = self.shared.store.engine();
         let mut txn = Txn::new(engine.as_ref());
         let catalog_version = self.catalog.as_ref().map(|catalog| catalog.version);

@@ -10,6 +10,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::vote::RaftLeaderId;
 
 use super::log_store::RaftLog;
+use super::meters::RaftMeters;
 use super::snapshot::{Chunk, Receiver, Sender, SnapshotData};
 use super::state_machine::StateMachine;
 use super::{LeaderId, TypeConfig, Vote};
@@ -47,8 +48,8 @@ impl StoreBuilder<TypeConfig, RaftLog, StateMachine> for Arc<Builder> {
         let replica = ReplicaId(self.next.fetch_add(1, Ordering::Relaxed));
         let identity = ReplicaIdentity { store: STORE, replica, shard: ShardId(1) };
         let store = ReplicaStore::create(self.disk.clone(), identity, 1).unwrap();
-        let log = RaftLog::new(self.log.open_group(replica).unwrap());
-        let (mut machine, _) = StateMachine::open(store, self.log.clone()).unwrap();
+        let log = RaftLog::new(self.log.open_group(replica).unwrap(), Arc::default(), RaftMeters::default());
+        let (mut machine, _) = StateMachine::open(store, self.log.clone(), RaftMeters::default()).unwrap();
         machine.in_suite = true;
         Ok(((), log, machine))
     }

@@ -10,6 +10,7 @@ use crate::clock::Moment;
 use crate::machine::Write;
 use crate::machine::query::{ScanAnswer, ScanRequest};
 use crate::machine::row::RowValue;
+use crate::meters::{self, Stage, Stages};
 use crate::shard::{self, Consistency, ScannedPart};
 use crate::types::{NodeId, Revision, ShardId};
 use crate::wire::{Wire, WireError};
@@ -157,6 +158,48 @@ impl<T: Wire> Wire for RemoteAnswer<T> {
             8 => Self::Failed { what: Wire::decode(input)? },
             tag => return Err(WireError::UnknownTag { what: "routed answer", tag }),
         })
+    }
+}
+
+/// An answer, and where the time of the request went on the node that gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timed<T> {
+    pub answer: RemoteAnswer<T>,
+    pub stages: Stages,
+}
+
+impl<T> Timed<T> {
+    /// Carries a peer's request out. Its time is noted for the answer, and for nobody here.
+    pub fn of<F: Future<Output = Result<T, shard::Error>>>(request: F) -> impl Future<Output = Self> {
+        let traced = meters::traced(request);
+        async {
+            let (result, stages) = traced.await;
+            Self { answer: RemoteAnswer::from_result(result), stages }
+        }
+    }
+
+    /// Notes what was spent on that node, and the rest of what it `took` as the way there and back.
+    pub(super) fn noted(self, took: Duration) -> RemoteAnswer<T> {
+        meters::note_all(&self.stages);
+        meters::note(Stage::Forward, took.saturating_sub(self.stages.sum()));
+        self.answer
+    }
+
+    /// No replica of the shard runs here.
+    pub fn not_here() -> Self {
+        Self { answer: RemoteAnswer::NotHere, stages: Stages::default() }
+    }
+}
+
+impl<T: Wire> Wire for Timed<T> {
+    fn encode(&self, out: &mut bytes::BytesMut) {
+        self.stages.encode(out);
+        self.answer.encode(out);
+    }
+
+    fn decode(input: &mut Bytes) -> Result<Self, WireError> {
+        let stages = Stages::decode(input)?;
+        Ok(Self { answer: RemoteAnswer::decode(input)?, stages })
     }
 }
 

@@ -10,7 +10,9 @@ use crate::clock::{self, Moment};
 use crate::machine::query::{self, NotOwner, ScanAnswer, ScanRequest};
 use crate::machine::row::RowValue;
 use crate::machine::{Action, Command, Response, Write};
+use crate::meters::{self, Stage};
 use crate::mutants::planted;
+use crate::raft::meters::ReadPath;
 use crate::raft::{Member, ProposeError, ReadError, ReadMode, Replica};
 use crate::storage::off_runtime;
 use crate::types::{Outcome, ShardId};
@@ -148,10 +150,12 @@ impl Group {
     /// Reads one key. Ownership and value come from the same view, taken after the barrier.
     pub async fn read(&self, key: Bytes, consistency: Consistency, deadline: Moment) -> Result<ReadAnswer, Error> {
         let served = self.barrier(consistency, deadline).await?;
+        let begun = clock::now();
         let fresh_at = self.fresh_at(served);
         // A point read of one key: memory or one short disk read, cheaper in place than a hop to another thread.
         let view = self.replica.machine().store.view();
         let row = query::get(view.as_ref(), self.shard(), &key).map_err(failed)?.map_err(Error::NotOwner)?;
+        meters::note(Stage::Read, clock::now().since(begun));
         Ok(ReadAnswer { row, served, fresh_at })
     }
 
@@ -163,15 +167,27 @@ impl Group {
         deadline: Moment,
     ) -> Result<ScannedPart, Error> {
         let served = self.barrier(consistency, deadline).await?;
+        let begun = clock::now();
         let fresh_at = self.fresh_at(served);
         let store = self.replica.machine().store.clone();
         let shard = self.shard();
         let disk = store.disk().clone();
         let answer = off_runtime(disk.as_ref(), move || query::scan(store.view().as_ref(), shard, &request)).await;
+        meters::note(Stage::Read, clock::now().since(begun));
         Ok(ScannedPart { answer: answer.map_err(failed)?.map_err(Error::NotOwner)?, served, fresh_at })
     }
 
     async fn barrier(&self, consistency: Consistency, deadline: Moment) -> Result<Consistency, Error> {
+        let served = self.passed_barrier(consistency, deadline).await?;
+        self.replica.meters().count_read(match served {
+            Consistency::Linearizable => ReadPath::ReadIndex,
+            Consistency::Lease => ReadPath::Lease,
+            Consistency::Stale => ReadPath::Stale,
+        });
+        Ok(served)
+    }
+
+    async fn passed_barrier(&self, consistency: Consistency, deadline: Moment) -> Result<Consistency, Error> {
         let mode = match consistency {
             Consistency::Linearizable => ReadMode::ReadIndex,
             Consistency::Lease => ReadMode::Lease,

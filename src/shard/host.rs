@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::group::Group;
-use super::limits::{Limits, NodeGate};
+use super::limits::{InFlight, Limits, NodeGate};
 use crate::catalog::Catalog;
 use crate::clock;
 use crate::machine::{Birth, Command, Response};
+use crate::raft::meters::RaftMeters;
 use crate::raft::replica::StartReplica;
 use crate::raft::{Replica, Timing};
 use crate::storage::log_store::LogStore;
@@ -70,6 +71,7 @@ pub struct Host {
 
 struct Inner {
     parts: HostParts,
+    meters: RaftMeters,
     gate: NodeGate,
     groups: RwLock<Groups>,
     /// One replica is made or given up at a time.
@@ -94,6 +96,7 @@ impl Host {
             groups: RwLock::new(Groups::default()),
             making: Mutex::new(()),
             meta_catalog: watch::Sender::new(None),
+            meters: RaftMeters::default(),
             parts,
         };
         let host = Self { inner: Arc::new(inner) };
@@ -156,6 +159,7 @@ impl Host {
             store,
             log: parts.log.clone(),
             peers: parts.peers.clone(),
+            meters: self.inner.meters.clone(),
         };
         let group = Group::new(Replica::start(start).await?, self.inner.gate.for_shard());
         if group.shard() == META_SHARD {
@@ -241,6 +245,15 @@ impl Host {
 
     pub fn timing(&self) -> Timing {
         self.inner.parts.timing
+    }
+
+    pub fn in_flight(&self) -> InFlight {
+        self.inner.gate.in_flight()
+    }
+
+    /// Of all groups here together.
+    pub fn meters(&self) -> &RaftMeters {
+        &self.inner.meters
     }
 
     pub fn peers(&self) -> &Peers {

@@ -32,7 +32,16 @@ const BYTES_UNIT: usize = 1024;
 pub struct NodeGate {
     entries: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    per_shard: usize,
+    limits: Limits,
+}
+
+/// What is in flight on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    pub entries: usize,
+    pub entries_max: usize,
+    pub bytes: usize,
+    pub bytes_max: usize,
 }
 
 impl NodeGate {
@@ -40,12 +49,23 @@ impl NodeGate {
         Self {
             entries: Arc::new(Semaphore::new(limits.proposals_per_node)),
             bytes: Arc::new(Semaphore::new(limits.proposal_bytes_per_node / BYTES_UNIT)),
-            per_shard: limits.proposals_per_shard,
+            limits: *limits,
+        }
+    }
+
+    pub fn in_flight(&self) -> InFlight {
+        let Limits { proposals_per_node, proposal_bytes_per_node, .. } = self.limits;
+        let units = proposal_bytes_per_node / BYTES_UNIT;
+        InFlight {
+            entries: proposals_per_node - self.entries.available_permits(),
+            entries_max: proposals_per_node,
+            bytes: (units - self.bytes.available_permits()) * BYTES_UNIT,
+            bytes_max: proposal_bytes_per_node,
         }
     }
 
     pub fn for_shard(&self) -> ShardGate {
-        ShardGate { node: self.clone(), entries: Arc::new(Semaphore::new(self.per_shard)) }
+        ShardGate { node: self.clone(), entries: Arc::new(Semaphore::new(self.limits.proposals_per_shard)) }
     }
 }
 
@@ -100,6 +120,7 @@ mod tests {
 
         let node = limits(10, 10, 4096);
         let held = node.for_shard().enter(4000).unwrap();
+        assert_eq!(node.in_flight(), InFlight { entries: 1, entries_max: 10, bytes: 4096, bytes_max: 4096 });
         assert!(node.for_shard().enter(100).is_none(), "the bound on bytes");
         drop(held);
         assert!(node.for_shard().enter(100).is_some());

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use super::keys::{self, RaftState};
-use super::log_writer::{Done, LogWrite, LogWriter};
+use super::log_writer::{Done, LogMeters, LogWrite, LogWriter};
 use super::registry::{Registry, RegistryRecord};
 use super::{Change, Disk, Durability, Engine, Error, blocking};
 use crate::mutants::planted;
@@ -51,6 +51,10 @@ impl LogStore {
         let shared =
             Shared { engine, writer, registry: Mutex::new(registry), tail_bytes: AtomicU64::new(0), tail_bytes_max };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    pub fn meters(&self) -> &LogMeters {
+        self.shared.writer.meters()
     }
 
     /// Every replica this node has or had.

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::mpsc;
 use tracing::error;
 
 use super::{Batch, Change, Disk, Durability, Engine, Error, SyncDelay};
+use crate::clock;
+use crate::meters::{COUNTS, Meters, SHORT_TIMES, SIZES};
 
 /// Operations waiting for the writer; a full queue makes the proposer wait.
 const QUEUE_OPERATIONS_MAX: usize = 4096;
@@ -32,6 +36,36 @@ pub struct LogWrite {
 #[derive(Clone)]
 pub struct LogWriter {
     queue: mpsc::Sender<LogWrite>,
+    meters: LogMeters,
+}
+
+/// What the writer measures. Cheap to clone.
+#[derive(Clone)]
+pub struct LogMeters {
+    sync: Histogram,
+    batch_operations: Histogram,
+    batch_bytes: Histogram,
+}
+
+impl Default for LogMeters {
+    fn default() -> Self {
+        Self {
+            sync: Histogram::new(SHORT_TIMES),
+            batch_operations: Histogram::new(COUNTS),
+            batch_bytes: Histogram::new(SIZES),
+        }
+    }
+}
+
+impl Meters for LogMeters {
+    fn register(&self, registry: &mut Registry) {
+        let help = "Time to write and sync one batch of the log: the fsync that every acknowledged write waits for";
+        registry.register_with_unit("log_sync_duration", help, Unit::Seconds, self.sync.clone());
+        let help = "Appends, votes and truncations, of all groups of the node, in one synced batch of the log";
+        registry.register("log_batch_operations", help, self.batch_operations.clone());
+        let help = "Bytes in one synced batch of the log";
+        registry.register_with_unit("log_batch", help, Unit::Bytes, self.batch_bytes.clone());
+    }
 }
 
 impl LogWriter {
@@ -39,13 +73,18 @@ impl LogWriter {
     pub fn start(disk: &dyn Disk, engine: Arc<dyn Engine>) -> Result<Self, Error> {
         let (queue, waiting) = mpsc::channel(QUEUE_OPERATIONS_MAX);
         let aborts = disk.uses_threads();
-        let worker = Worker { engine, waiting, aborts, sync_delay: disk.sync_delay() };
+        let meters = LogMeters::default();
+        let worker = Worker { engine, waiting, aborts, sync_delay: disk.sync_delay(), meters: meters.clone() };
         if disk.uses_threads() {
             disk.spawn_thread("log-writer", Box::new(move || worker.run_on_thread()))?;
         } else {
             tokio::spawn(worker.run_as_task());
         }
-        Ok(Self { queue })
+        Ok(Self { queue, meters })
+    }
+
+    pub fn meters(&self) -> &LogMeters {
+        &self.meters
     }
 
     /// Queues a write behind everything queued before. Waits while the queue is full.
@@ -87,6 +126,7 @@ struct Worker {
     aborts: bool,
     /// Only in simulation: until it is over the batch is in memory alone, as during a real sync.
     sync_delay: Option<SyncDelay>,
+    meters: LogMeters,
 }
 
 impl Worker {
@@ -111,8 +151,10 @@ impl Worker {
         let mut durability = Durability::Buffered;
         let mut waiters = Vec::new();
         let mut bytes = 0;
+        let mut operations: u32 = 0;
         let mut next = Some(first);
         while let Some(write) = next {
+            operations = operations.saturating_add(1);
             bytes += write.changes.iter().map(change_bytes).sum::<usize>();
             batch.changes.extend(write.changes);
             if write.durability == Durability::Synced {
@@ -121,7 +163,13 @@ impl Worker {
             waiters.extend(write.done);
             next = if bytes < BATCH_BYTES_MAX { self.waiting.try_recv().ok() } else { None };
         }
+        let begun = clock::now();
         let result = self.engine.write(batch, durability);
+        if durability == Durability::Synced {
+            self.meters.sync.observe(clock::now().since(begun).as_secs_f64());
+            self.meters.batch_operations.observe(f64::from(operations));
+            self.meters.batch_bytes.observe(u32::try_from(bytes).map_or(f64::MAX, f64::from));
+        }
         if let Err(error) = &result {
             error!(%error, "the log could not be written: what is on disk is unknown, so this process ends");
             if self.aborts {

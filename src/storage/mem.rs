@@ -364,6 +364,11 @@ impl Disk for MemDisk {
     fn free_bytes(&self) -> Result<u64, Error> {
         Ok(lock(&self.state).free_bytes)
     }
+
+    /// As large as one can be: what is free is set, and nothing is used up.
+    fn size_bytes(&self) -> Result<u64, Error> {
+        Ok(u64::MAX)
+    }
 }
 
 /// Keeps a store open in one of its lives; engine and views share it.

@@ -117,6 +117,10 @@ pub trait Engine: Send + Sync + 'static {
     fn unflushed_bytes(&self) -> u64;
     /// Bytes on disk, roughly.
     fn disk_bytes(&self) -> u64;
+    /// What compression saves; nothing where nothing is compressed.
+    fn table_bytes(&self) -> TableBytes {
+        TableBytes::default()
+    }
     /// Gives back space of deleted key ranges (best effort, background).
     fn compact(&self, range: &KeyRange);
 }
@@ -158,6 +162,27 @@ pub trait Disk: Send + Sync + 'static {
     }
     /// Free bytes on the file system.
     fn free_bytes(&self) -> Result<u64, Error>;
+    /// All bytes of the file system.
+    fn size_bytes(&self) -> Result<u64, Error>;
+    /// How the cache of blocks read from table files does; nothing where there is none.
+    fn block_cache(&self) -> BlockCache {
+        BlockCache::default()
+    }
+}
+
+/// Of all engines together, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCache {
+    pub hits: u64,
+    pub misses: u64,
+    pub bytes: u64,
+}
+
+/// Keys and values in table files: as they were written, and as they are stored, compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableBytes {
+    pub raw: u64,
+    pub stored: u64,
 }
 
 /// Draws the length of one sync.

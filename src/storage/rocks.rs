@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock, statvfs};
 
-use super::{Disk, Engine, Error, wal};
+use super::{BlockCache, Disk, Engine, Error, wal};
 use compactor::Compactor;
 use engine::{RocksEngine, Store};
 pub use options::StorageOptions;
@@ -216,6 +216,15 @@ impl Disk for RocksDisk {
         let stat = statvfs(&self.root.path).map_err(|error| io("measuring", &self.root.path, error))?;
         // What is free to this process, not what is kept back for root.
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn size_bytes(&self) -> Result<u64, Error> {
+        let stat = statvfs(&self.root.path).map_err(|error| io("measuring", &self.root.path, error))?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
+    fn block_cache(&self) -> BlockCache {
+        self.root.shared.block_cache()
     }
 }
 

@@ -125,6 +125,9 @@ impl Disk for SpyDisk {
     fn free_bytes(&self) -> Result<u64, Error> {
         self.inner.free_bytes()
     }
+    fn size_bytes(&self) -> Result<u64, Error> {
+        self.inner.size_bytes()
+    }
 }
 
 struct SpyEngine {

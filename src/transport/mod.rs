@@ -23,12 +23,14 @@ mod connection;
 pub mod dial;
 pub mod frame;
 pub mod handshake;
+mod meters;
 pub mod peers;
 pub mod server;
 mod stream;
 
 pub use connection::{CallError, Lost, NotSent, Reply};
 pub use handshake::{Gatekeeper, HandshakeError, Hello, PROTOCOL, Refusal, Remote};
+pub use meters::PeerMeters;
 pub use peers::{AddressBook, PeerStatus, Peers};
 pub use server::{Failure, Handler, Incoming, serve};
 pub use stream::Ending;

@@ -17,6 +17,7 @@ use super::Lane;
 use super::connection::{CallError, Connection, Ended, NotSent, Reply, Request, Stage, Target, Waiting};
 use super::dial::Net;
 use super::handshake::{Gatekeeper, Remote};
+use super::meters::PeerMeters;
 use super::stream::Ending;
 use crate::clock;
 use crate::types::NodeId;
@@ -60,6 +61,7 @@ struct Inner {
     connections: Mutex<BTreeMap<(NodeId, Lane), Arc<Connection>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    meters: PeerMeters,
 }
 
 impl Drop for Inner {
@@ -71,7 +73,12 @@ impl Drop for Inner {
 impl Peers {
     pub fn new(net: Arc<dyn Net>, keeper: Arc<dyn Gatekeeper>, book: Arc<dyn AddressBook>) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        Self { inner: Arc::new(Inner { net, keeper, book, connections: Mutex::default(), tasks, stop }) }
+        let (connections, meters) = (Mutex::default(), PeerMeters::default());
+        Self { inner: Arc::new(Inner { net, keeper, book, connections, tasks, stop, meters }) }
+    }
+
+    pub fn meters(&self) -> &PeerMeters {
+        &self.inner.meters
     }
 
     /// Calls a method of a node and waits up to `time` for what it answers.
@@ -87,7 +94,19 @@ impl Peers {
         time: Duration,
     ) -> impl Future<Output = Result<Reply, CallError>> + Send + use<> {
         let begun = self.inner.begin(node, lane, request(method, body, time));
-        async move { begun?.result().await }
+        let (asked, meters) = (clock::now(), self.inner.meters.clone());
+        async move {
+            let result = match begun {
+                Ok(begun) => begun.result().await,
+                Err(error) => Err(error),
+            };
+            match &result {
+                // A refusal is an answer too.
+                Ok(_) | Err(CallError::Refused { .. }) => meters.answered(lane, clock::now().since(asked)),
+                Err(_) => meters.failed(lane),
+            }
+            result
+        }
     }
 
     /// Calls whoever answers at an address, for a node that does not know the nodes' ids yet. Each such call has a

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use rocksdb::{CompactOptions, DB, ErrorKind, IteratorMode, ReadOptions, Snapshot, WriteBatch, properties};
 
 use super::super::wal::Found;
-use super::super::{Batch, Change, Durability, Engine, Error, KeyRange, Row, View};
+use super::super::{Batch, Change, Durability, Engine, Error, KeyRange, Row, TableBytes, View};
 use super::OpenMark;
 use super::compactor::Closed;
 use super::options::{Kind, Shared, read_options};
@@ -220,9 +220,23 @@ impl Engine for RocksEngine {
         }
     }
 
+    fn table_bytes(&self) -> TableBytes {
+        let tables = self.store.db.property_value(properties::AGGREGATED_TABLE_PROPERTIES);
+        tables.ok().flatten().map_or_else(TableBytes::default, |text| table_bytes(&text))
+    }
+
     fn compact(&self, range: &KeyRange) {
         self.store.mark.root.compactor.request(&self.store, &self.closed, range.clone());
     }
+}
+
+/// Reads `# name=value; ` pairs, as RocksDB tells of its tables.
+fn table_bytes(text: &str) -> TableBytes {
+    let value = |name: &str| {
+        let pair = text.split(';').find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='));
+        pair.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or_default()
+    };
+    TableBytes { raw: value("raw key size") + value("raw value size"), stored: value("data block size") }
 }
 
 /// A RocksDB snapshot that keeps its database open.

@@ -1,11 +1,12 @@
 //! How RocksDB is set up: what all stores of a node share, and what the two kinds of engine differ in.
 
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, Options, ReadOptions, WriteBufferManager,
     WriteOptions,
 };
 
-use super::super::{Durability, Error};
+use super::super::{BlockCache, Durability, Error};
 
 const MIB: usize = 1 << 20;
 /// A data engine's memtable. Small, since there are many engines.
@@ -69,9 +70,11 @@ impl Kind {
     }
 }
 
-/// The options that every store's are copied from. Copies share cache, write-buffer budget, threads and rate limiter.
+/// The options that every store's are copied from. Copies share cache, write-buffer budget, threads, rate limiter and
+/// counters.
 pub(super) struct Shared {
     base: Options,
+    cache: Cache,
 }
 
 impl Shared {
@@ -83,7 +86,8 @@ impl Shared {
         env.set_high_priority_background_threads(1);
 
         let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&Cache::new_lru_cache(limits.block_cache_bytes));
+        let cache = Cache::new_lru_cache(limits.block_cache_bytes);
+        table.set_block_cache(&cache);
         table.set_block_size(BLOCK_BYTES);
         table.set_bloom_filter(FILTER_BITS_PER_KEY, false);
         table.set_cache_index_and_filter_blocks(true);
@@ -113,7 +117,18 @@ impl Shared {
         base.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
         // Finds a write-ahead log that is missing or was cut at a record's end.
         base.set_track_and_verify_wals_in_manifest(true);
-        Ok(Self { base })
+        // Counters alone: timers and histograms would cost a little on every operation.
+        base.enable_statistics();
+        base.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+        Ok(Self { base, cache })
+    }
+
+    pub(super) fn block_cache(&self) -> BlockCache {
+        BlockCache {
+            hits: self.base.get_ticker_count(Ticker::BlockCacheHit),
+            misses: self.base.get_ticker_count(Ticker::BlockCacheMiss),
+            bytes: self.cache.get_usage() as u64,
+        }
     }
 
     pub(super) fn for_store(&self, kind: Kind) -> Options {
@@ -124,10 +139,6 @@ impl Shared {
                 options.set_write_buffer_size(DATA_WRITE_BUFFER_BYTES);
                 options.set_bottommost_compression_type(DBCompressionType::Zstd);
             }
-        }
-        // The tests count syncs; nothing else needs statistics, which cost a little on every operation.
-        if cfg!(test) {
-            options.enable_statistics();
         }
         options
     }

@@ -53,6 +53,9 @@ async fn parameters_are_checked(http: &Http) {
         ("GET", "/v1/status?pretty"),
         ("GET", "/livez?verbose"),
         ("GET", "/readyz?verbose=yes"),
+        ("GET", "/v1/kv/k?trace=yes"),
+        ("GET", "/v1/status?trace=true"),
+        ("GET", "/metrics?shards=all"),
         ("GET", "/metrics?x=1"),
     ];
     for (method, target) in bad {
@@ -65,7 +68,7 @@ async fn parameters_are_checked(http: &Http) {
     }
     let misspelt = http.get("/v1/kv/a?consistancy=stale").send().await.json();
     assert_eq!(misspelt["parameter"], "consistancy");
-    assert_eq!(misspelt["allowed"], serde_json::json!(["consistency", "timeout", "forward"]));
+    assert_eq!(misspelt["allowed"], serde_json::json!(["consistency", "timeout", "forward", "trace"]));
     for target in ["/v1/kv/%zz", "/v1/kv/a?timeout=%", "/v1/kv?key_b64=%%", "/v1/kv?key_b64=a%20b"] {
         assert_eq!(http.put(target, "x").send().await.expect(400).code(), "bad-encoding", "{target}");
     }

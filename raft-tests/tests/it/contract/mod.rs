@@ -2,6 +2,7 @@
 
 mod errors;
 mod keys;
+mod measured;
 mod routing;
 mod writes;
 

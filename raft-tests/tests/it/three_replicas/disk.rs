@@ -85,6 +85,9 @@ impl Disk for LaggingDisk {
     fn free_bytes(&self) -> Result<u64, Error> {
         self.inner.free_bytes()
     }
+    fn size_bytes(&self) -> Result<u64, Error> {
+        self.inner.size_bytes()
+    }
 }
 
 struct LaggingLog {

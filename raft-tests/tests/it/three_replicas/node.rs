@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ringraft::method::Method;
+use ringraft::raft::meters::RaftMeters;
 use ringraft::raft::network::GroupHeader;
 use ringraft::raft::replica::StartReplica;
 use ringraft::raft::snapshot::Chunk;
@@ -149,7 +150,14 @@ pub(super) async fn start(place: Place) -> Result<(), storage::Error> {
     shared.addresses.lock().unwrap().insert(number, address);
     let keeper = Arc::new(Keeper { node, store, timing: shared.timing });
     let peers = Peers::new(net, keeper.clone(), Arc::new(Book(shared.clone())));
-    let parts = StartReplica { node, timing: shared.timing, store: rows, log, peers: peers.clone() };
+    let parts = StartReplica {
+        node,
+        timing: shared.timing,
+        store: rows,
+        log,
+        peers: peers.clone(),
+        meters: RaftMeters::default(),
+    };
     let replica = Replica::start(parts).await?;
     let handler = Arc::new(Answers { number, replica: replica.clone(), shared: shared.clone() });
     tokio::spawn(serve(listener, keeper, handler, CancellationToken::new()));
