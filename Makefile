@@ -14,7 +14,7 @@ DEV_PORTS := $(if $(findstring --port,$(DEV_ARGS))$(findstring --nodes,$(DEV_ARG
 .DEFAULT_GOAL := help
 FAULT_TOTALS ?= fault-totals
 
-.PHONY: help dev build test try faults fault-totals lint fmt check-fast clean-data shows build-shows show-fresh-debian check-deploy
+.PHONY: help dev build test try faults fault-totals lint fmt check-fast clean-data shows build-shows show-fresh-debian check-deploy check-monitoring
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,11 @@ shows: build-shows ## show at full length what the README promises: figures of e
 	done; \
 	scripts/shows/fresh-debian || { [ $$? -eq 77 ] && echo "fresh-debian: skipped"; } || failed="$$failed fresh-debian"; \
 	if [ -n "$$failed" ]; then echo "false:$$failed"; exit 1; fi
+
+check-monitoring: ## hold the alert rules, their tests and the dashboard to a running cluster: six minutes
+	@scripts/setup --lint
+	cargo build --release --locked
+	@scripts/check-monitoring
 
 check-deploy: ## run the Dockerfile, compose.yaml and systemd unit of deploy/ without a container engine (as root)
 	@scripts/setup
