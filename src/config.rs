@@ -124,6 +124,9 @@ pub struct StorageConfig {
     pub background_threads: u32,
     /// Files all stores keep open at once: 64 to 1,000,000.
     pub open_files_max: u32,
+    /// Kept back on the file system of the data, in bytes: up to 1 TiB, 0 for nothing. With less than twice as much free
+    /// beside it, the shards that the node votes in take no more values.
+    pub disk_reserve_bytes: u64,
 }
 
 /// Writes in flight. Over a limit a write is refused as `overloaded`, before it is proposed.
@@ -221,6 +224,7 @@ impl Default for StorageConfig {
             flush_log_bytes: 256 << 20,
             background_threads: 2,
             open_files_max: 4096,
+            disk_reserve_bytes: 512 << 20,
         }
     }
 }

@@ -27,11 +27,13 @@ use crate::machine::Command;
 use crate::method::Method;
 use crate::placement::reconcile::Reconciler;
 use crate::raft::Timing;
+use crate::raft::rooms::Rooms;
 use crate::router::Router;
 use crate::shard::Host;
 use crate::shard::host::{FlushBudget, HostParts};
 use crate::shard::limits::Limits;
 use crate::storage::log_store::LogStore;
+use crate::storage::reserve::Reserve;
 use crate::storage::rocks::RocksDisk;
 use crate::storage::{self, Disk};
 use crate::transport::dial::{Net, TcpNet};
@@ -102,6 +104,8 @@ pub struct Node {
     peer: Server,
     tasks: TaskTracker,
     seeds: AskedSeeds,
+    /// How much room the disk has.
+    _measuring: AbortOnDropHandle<()>,
 }
 
 /// The seeds of a node that is back are asked while it opens and serves already: one that drops what it is sent would keep
@@ -159,6 +163,12 @@ impl Node {
         let NodeParts { config, disk, net } = parts;
         let started = clock::now();
         let timing = timing_of(&config);
+        let reserve = Reserve::open(disk.clone(), config.storage.disk_reserve_bytes)?;
+        // From here on: opening and founding write too, and may take minutes.
+        let measuring = {
+            let reserve = reserve.clone();
+            AbortOnDropHandle::new(tokio::spawn(async move { reserve.run().await }))
+        };
         let mut identity = Identity::open(disk.as_ref())?;
         let log =
             LogStore::open(disk.as_ref(), identity.store, !identity.log_made, config.storage.log_tail_bytes as u64)?;
@@ -214,6 +224,7 @@ impl Node {
             disk: disk.clone(),
             log: log.clone(),
             peers: peers.clone(),
+            rooms: Rooms::new(reserve),
         });
         let host = tokio::select! {
             error = seeds.wrong_cluster() => return Err(error),
@@ -240,7 +251,7 @@ impl Node {
         }
         context.begin(router.clone(), cluster);
         info!(%cluster, %node, "serving");
-        Ok(Self { router, peers, draining, background, http, peer, tasks, seeds })
+        Ok(Self { router, peers, draining, background, http, peer, tasks, seeds, _measuring: measuring })
     }
 
     pub fn router(&self) -> &Router {

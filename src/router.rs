@@ -78,6 +78,8 @@ pub enum Error {
     NoQuorum { shard: ShardId },
     #[error("too many writes are in flight")]
     Overloaded { shard: ShardId },
+    #[error("the disk of node {node} is almost full: the shards it votes in take deletes and reads, and no values")]
+    DiskFull { shard: ShardId, node: NodeId },
     #[error("the deadline passed before the request was taken up")]
     DeadlineExceeded { shard: ShardId },
     #[error("{why}")]
@@ -94,6 +96,7 @@ impl Error {
             | Error::NoLeader { .. }
             | Error::NoQuorum { .. }
             | Error::Overloaded { .. }
+            | Error::DiskFull { .. }
             | Error::DeadlineExceeded { .. }
             | Error::Failed { .. } => Outcome::NotApplied,
             Error::Unknown { .. } => Outcome::Unknown,
@@ -107,6 +110,7 @@ impl Error {
             | Error::NoLeader { shard }
             | Error::NoQuorum { shard }
             | Error::Overloaded { shard }
+            | Error::DiskFull { shard, .. }
             | Error::DeadlineExceeded { shard }
             | Error::Unknown { shard, .. }
             | Error::Failed { shard, .. } => Some(*shard),
@@ -486,6 +490,10 @@ fn local<T>(shard: ShardId, answer: Result<T, shard::Error>) -> Attempt<T> {
         }
         Err(shard::Error::NotOwner(_)) => Attempt::Again { leader: None, error: Error::NoLeader { shard } },
         Err(shard::Error::Overloaded) => Attempt::Final(Error::Overloaded { shard }),
+        Err(shard::Error::DiskFull { node }) => Attempt::Final(Error::DiskFull { shard, node }),
+        Err(shard::Error::DiskSpent { node }) => {
+            Attempt::Again { leader: None, error: Error::DiskFull { shard, node } }
+        }
         Err(shard::Error::Unknown { why }) => Attempt::Final(Error::Unknown { shard, why: why.into() }),
         Err(shard::Error::NoQuorum) => Attempt::Again { leader: None, error: Error::NoQuorum { shard } },
         Err(shard::Error::DeadlineExceeded) => Attempt::Final(Error::DeadlineExceeded { shard }),

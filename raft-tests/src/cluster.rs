@@ -32,11 +32,14 @@ pub struct Plan {
     pub nodes: usize,
     pub replication_factor: u8,
     pub shards: u32,
+    /// Of each node's configuration, the `[storage]` section.
+    pub storage: &'static str,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { nodes: 3, replication_factor: 3, shards: 4 }
+        // Small: all nodes are on one file system, and more than one cluster may be.
+        Self { nodes: 3, replication_factor: 3, shards: 4, storage: "disk_reserve_bytes = 16777216\n" }
     }
 }
 
@@ -236,12 +239,13 @@ fn config(plan: &Plan, place: usize, directory: &Path, https: &[String], peers: 
          [cluster]\nbootstrap = {bootstrap}\njoin = [{join}]\nreplication_factor = {factor}\nshards = {shards}\n\
          [http]\nlisten = {http:?}\n\
          [peer]\nlisten = {peer:?}\n\
-         [log]\nfilter = \"info,openraft=warn\"\n",
+         [storage]\n{storage}[log]\nfilter = \"info,openraft=warn\"\n",
         data = directory.join("data"),
         bootstrap = place == 0,
         join = join.join(", "),
         factor = plan.replication_factor,
         shards = plan.shards,
+        storage = plan.storage,
         http = https[place],
         peer = peers[place],
     )
@@ -255,7 +259,7 @@ pub(crate) fn free_addresses(count: usize) -> Vec<String> {
 }
 
 /// The program under test: `RINGRAFT_BIN`, or the one built next to this test or program.
-pub(crate) fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(binary) = std::env::var_os("RINGRAFT_BIN") {
         return binary.into();
     }

@@ -18,7 +18,7 @@ use crate::catalog::{Catalog, NodeDescriptor, ShardDescriptor, ShardState};
 use crate::clock;
 use crate::ring::token_of;
 use crate::shard::{ReplicaReport, ReportedRole};
-use crate::types::{META_SHARD, NodeId, ReplicaId, ShardId};
+use crate::types::{KEY_BYTES_MAX, META_SHARD, NodeId, ReplicaId, ShardId};
 
 /// How long another node is waited for. A healthy one answers within milliseconds.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -95,6 +95,7 @@ pub(super) fn status(call: &Call<'_>) -> Answer {
     let led = reports.iter().filter(|report| report.role == ReportedRole::Leader).count();
     let replicas: Vec<Value> = reports.iter().map(replica_body).collect();
     let uptime = clock::now().since(call.context.inner.started);
+    let disk = router.host().rooms().reserve().measured();
     let body = json!({
         "cluster": call.serving.cluster,
         "node": router.host().node(),
@@ -102,7 +103,10 @@ pub(super) fn status(call: &Call<'_>) -> Answer {
         "uptime_ms": u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         "draining": call.context.is_draining(),
         "catalog_version": catalog.map(|catalog| catalog.version.to_string()),
+        // What a client that stores many values checks them against, before it sends the first.
+        "limits": { "key_bytes_max": KEY_BYTES_MAX, "value_bytes_max": call.context.inner.limits.value_bytes_max },
         "groups_led": led,
+        "disk": { "room": disk.room.name(), "free_bytes": disk.free_bytes, "reserve_bytes": disk.reserve_bytes },
         "replicas": replicas,
     });
     Ok(json_response(StatusCode::OK, &body))

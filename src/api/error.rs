@@ -81,6 +81,7 @@ codes! {
     Starting = "starting", SERVICE_UNAVAILABLE, "The node or its cluster is starting";
     DeadlineExceeded = "deadline-exceeded", GATEWAY_TIMEOUT, "The deadline passed";
     LeadershipLost = "leadership-lost", GATEWAY_TIMEOUT, "The leader was lost before it answered";
+    DiskFull = "disk-full", INSUFFICIENT_STORAGE, "A disk is almost full";
     Internal = "internal", INTERNAL_SERVER_ERROR, "The server failed";
 }
 
@@ -104,7 +105,8 @@ impl Code {
             | Code::NoQuorum
             | Code::Overloaded
             | Code::Draining
-            | Code::Starting => Some(Outcome::NotApplied),
+            | Code::Starting
+            | Code::DiskFull => Some(Outcome::NotApplied),
             Code::DeadlineExceeded | Code::LeadershipLost => match phase {
                 Phase::Read => None,
                 Phase::NotProposed => Some(Outcome::NotApplied),
@@ -126,6 +128,8 @@ impl Code {
             Code::Overloaded => Some(Duration::from_millis(200)),
             Code::NoLeader => Some(Duration::from_millis(500)),
             Code::NoQuorum | Code::Draining | Code::Starting => Some(Duration::from_secs(1)),
+            // Somebody has to delete something first.
+            Code::DiskFull => Some(Duration::from_secs(5)),
             _ => None,
         }
     }
@@ -211,6 +215,7 @@ impl Problem {
             router::Error::NoLeader { .. } => (Code::NoLeader, error.to_string()),
             router::Error::NoQuorum { .. } => (Code::NoQuorum, error.to_string()),
             router::Error::Overloaded { .. } => (Code::Overloaded, error.to_string()),
+            router::Error::DiskFull { .. } => (Code::DiskFull, error.to_string()),
             router::Error::DeadlineExceeded { .. } => (Code::DeadlineExceeded, error.to_string()),
             // The router says "unknown" both of a leader that was lost and of one that was silent for too long.
             router::Error::Unknown { why, .. } => {
@@ -310,10 +315,7 @@ impl Problem {
         if let Some(shard) = self.shard {
             headers.insert("kv-shard", HeaderValue::from(shard.0));
         }
-        if let Some(pause) = self
-            .retry_after
-            .filter(|_| matches!(self.code.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE))
-        {
+        if let Some(pause) = self.retry_after {
             // The header counts in whole seconds; the body says it exactly.
             let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

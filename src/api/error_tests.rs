@@ -27,6 +27,7 @@ const TABLE: &[Row] = &[
     (503, "starting", NOT, NOT, NOT),
     (504, "deadline-exceeded", None, NOT, UNKNOWN),
     (504, "leadership-lost", None, NOT, UNKNOWN),
+    (507, "disk-full", NOT, NOT, NOT),
     (500, "internal", None, UNKNOWN, UNKNOWN),
 ];
 const NOT: Option<&str> = Some("not_applied");
@@ -56,7 +57,7 @@ fn every_code_is_in_the_table_with_its_status_and_outcome() {
 #[test]
 fn only_what_may_pass_by_itself_is_retryable() {
     for code in Code::ALL {
-        let passes = matches!(code.status().as_u16(), 503 | 504);
+        let passes = matches!(code.status().as_u16(), 503 | 504 | 507);
         assert_eq!(code.retryable(), passes, "{code:?}");
     }
 }
@@ -72,7 +73,7 @@ fn a_refusal_that_passes_says_when_in_seconds_and_milliseconds() {
         let milliseconds = problem.body().get("retry_after_ms").and_then(Value::as_u64);
         let response = problem.into_response();
         let seconds = header(&response, "retry-after").map(|seconds| seconds.parse::<u64>().unwrap());
-        assert_eq!(seconds.is_some(), response.status() == 503, "{code:?}");
+        assert_eq!(seconds.is_some(), matches!(response.status().as_u16(), 503 | 507), "{code:?}");
         assert_eq!(seconds, milliseconds.map(|milliseconds| milliseconds.div_ceil(1000)), "{code:?}");
     }
 }

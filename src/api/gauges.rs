@@ -12,6 +12,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use crate::meters::{self, Meters};
 use crate::shard::limits::InFlight;
 use crate::shard::{DiskGauges, ReplicaGauges};
+use crate::storage::reserve::Room;
 
 /// Cheap to clone.
 #[derive(Clone, Default)]
@@ -32,6 +33,8 @@ pub(super) struct NodeGauges {
     pub(super) uptime_seconds: Gauge,
     disk_free: Gauge,
     disk_size: Gauge,
+    disk_reserve: Gauge,
+    disk_room: Gauge,
     stored_bytes: Gauge,
     compression_ratio: Gauge<f64, AtomicU64>,
     cache_bytes: Gauge,
@@ -62,6 +65,10 @@ impl Meters for NodeGauges {
         add("uptime_seconds", "Time since the node began to serve", &self.uptime_seconds);
         add("disk_free_bytes", "Bytes free to this node on the file system of its data", &self.disk_free);
         add("disk_size_bytes", "Bytes of the file system of its data", &self.disk_size);
+        add("disk_reserve_bytes", "Bytes kept back on that file system now", &self.disk_reserve);
+        let help = "Room on the disk: 0 ample, 1 below the soft reserve (no growing writes), 2 below the hard reserve (the \
+                    reserve is in use), 3 spent (no appends)";
+        add("disk_room", help, &self.disk_room);
         add("storage_bytes", "Bytes of the log and of all replicas on disk, roughly", &self.stored_bytes);
         add("unflushed_bytes", "Bytes of rows that are in memory and in the log alone", &self.unflushed_bytes);
         add("block_cache_bytes", "Bytes of table files held in memory", &self.cache_bytes);
@@ -103,6 +110,13 @@ impl NodeGauges {
     pub(super) fn set_disk(&self, disk: &DiskGauges) {
         self.disk_free.set(number(disk.free_bytes));
         self.disk_size.set(number(disk.size_bytes));
+        self.disk_reserve.set(number(disk.reserve_bytes));
+        self.disk_room.set(match disk.room {
+            Room::Ample => 0,
+            Room::BelowSoft => 1,
+            Room::BelowHard => 2,
+            Room::Spent => 3,
+        });
         self.stored_bytes.set(number(disk.stored_bytes));
         #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
         let ratio = |raw: u64, stored: u64| raw as f64 / stored as f64;
@@ -205,13 +219,17 @@ mod tests {
         ];
         has(&registry, &lines);
         let cache = BlockCache { hits: 7, misses: 3, bytes: 1 };
-        let tables = TableBytes { raw: 300, stored: 120 };
-        gauges.set_disk(&DiskGauges { free_bytes: 5, size_bytes: 9, stored_bytes: 4, tables, cache });
+        let tables = TableBytes { raw: 300, stored: 120, deletions: 0 };
+        let room = Room::BelowHard;
+        let disk = DiskGauges { free_bytes: 5, size_bytes: 9, reserve_bytes: 2, room, stored_bytes: 4, tables, cache };
+        gauges.set_disk(&disk);
         gauges.set_in_flight(InFlight { entries: 1, entries_max: 2, bytes: 3, bytes_max: 4 });
         let lines = [
             "ringraft_compression_ratio 2.5",
             "ringraft_block_cache_hits_total 7",
             "ringraft_disk_free_bytes 5",
+            "ringraft_disk_reserve_bytes 2",
+            "ringraft_disk_room 2",
             "ringraft_proposals_limit 2",
             "ringraft_proposal_bytes_pending 3",
         ];

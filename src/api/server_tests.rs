@@ -9,12 +9,15 @@ use crate::api::HttpLimits;
 use crate::api::testing::{Client, MemoryNet, soon};
 use crate::clock;
 use crate::raft::Timing;
+use crate::raft::rooms::Rooms;
 use crate::router::Router;
 use crate::shard::Host;
 use crate::shard::host::{FlushBudget, HostParts};
 use crate::shard::limits::Limits;
+use crate::storage::Disk;
 use crate::storage::log_store::LogStore;
 use crate::storage::mem::MemDisk;
+use crate::storage::reserve::Reserve;
 use crate::transport::dial::Net;
 use crate::transport::{AddressBook, Gatekeeper, Hello, Lane, PROTOCOL, Peers, Refusal};
 use crate::types::{ClusterId, NodeId, StoreId};
@@ -76,13 +79,15 @@ impl Served {
 async fn lone_router() -> Router {
     let (disk, store) = (MemDisk::new(1), StoreId(1));
     let log = LogStore::open(&disk, store, true, 1 << 20).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(disk);
     let parts = HostParts {
         node: NodeId(4),
         store,
         timing: Timing::default(),
         limits: Limits::default(),
         flush: FlushBudget::default(),
-        disk: Arc::new(disk),
+        rooms: Rooms::new(Reserve::open(disk.clone(), 0).unwrap()),
+        disk,
         log,
         peers: Peers::new(Arc::new(MemoryNet::default()), Arc::new(Alone), Arc::new(Alone)),
     };
@@ -148,7 +153,9 @@ async fn a_node_that_is_in_no_cluster_yet_says_so_and_serves_everything_on_the_s
     assert_eq!(client.get("/v2").await.status, 404);
 
     served.begin().await;
-    assert_eq!(client.get("/v1/status").await.json()["node"], "4");
+    let status = client.get("/v1/status").await.json();
+    assert_eq!(status["node"], "4");
+    assert_eq!(status["limits"], serde_json::json!({ "key_bytes_max": 2048, "value_bytes_max": VALUE_BYTES_MAX }));
     let ready = client.get("/readyz?verbose").await;
     assert_eq!(ready.json()["checks"][0], serde_json::json!({ "name": "started", "ok": true }));
     assert_eq!(ready.status, 503, "it knows no catalog");

@@ -84,6 +84,7 @@ pub(super) const KEYS: &[Key] = &[
     key("storage.flush_log_bytes", integer(MIB, TIB)),
     key("storage.background_threads", integer(1, 64)),
     key("storage.open_files_max", integer(64, 1_000_000)),
+    key("storage.disk_reserve_bytes", integer(0, TIB)),
     key("limits.proposals_per_shard", integer(1, 65_536)),
     key("limits.proposals_per_node", integer(1, 1_048_576)),
     // Two of the longest values: one write must never be too much on its own.

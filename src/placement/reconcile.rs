@@ -24,6 +24,7 @@ use crate::raft::{Member, Replica};
 use crate::router::Router;
 use crate::shard::Group;
 use crate::shard::host::birth_command;
+use crate::storage::reserve::Room;
 use crate::transport::Lane;
 use crate::types::{META_SHARD, NodeId, ReplicaId};
 use crate::wire::Wire;
@@ -74,7 +75,12 @@ impl Reconciler {
 
     async fn round(&mut self, catalog: &Arc<Catalog>) {
         self.local_round(catalog).await;
+        let own_room = self.router.host().rooms().own();
         for group in self.router.host().groups() {
+            // The meta group is led from wherever it is: what it writes is little.
+            if own_room >= Room::BelowHard && group.shard() != META_SHARD && group.replica().is_leader() {
+                self.give_away(group.replica()).await;
+            }
             if group.replica().is_leader()
                 && let Some(shard) = catalog.shards.get(&group.shard())
                 && shard.state == ShardState::Live
@@ -163,19 +169,27 @@ impl Reconciler {
         }
         if let Some(preferred) = shard.preferred_leader
             && preferred != self.router.host().node()
+            && self.router.host().rooms().of(preferred) == Room::Ample
         {
-            self.hand_over(replica, preferred).await;
+            self.hand_over(replica, |member| member.node == preferred).await;
         }
     }
 
-    /// Gives leadership to the replica on a node, if that would succeed now.
-    async fn hand_over(&mut self, replica: &Replica, to: NodeId) {
+    /// Gives leadership to whoever has more room on its disk than this node (`architecture` §8).
+    async fn give_away(&mut self, replica: &Replica) {
+        let rooms = self.router.host().rooms().clone();
+        self.hand_over(replica, |member| rooms.of(member.node) < rooms.own()).await;
+    }
+
+    /// Gives leadership to the best placed of the voters that are wanted, if that would succeed now.
+    async fn hand_over(&mut self, replica: &Replica, is_wanted: impl Fn(&Member) -> bool) {
         let now = clock::now();
         self.transfers.retain(|_, left_alone_until| *left_alone_until > now);
         if self.transfers.contains_key(&replica.id()) {
             return;
         }
-        let Some(target) = replica.transfer_candidates().into_iter().find(|member| member.node == to) else { return };
+        let Some(target) = replica.transfer_candidates().into_iter().find(is_wanted) else { return };
+        let to = target.node;
         if ready_to_lead(&self.router, target).await && replica.transfer_leader(target.replica).await.is_ok() {
             self.transfers.insert(replica.id(), clock::now().after(TRANSFER_PAUSE));
             debug!(shard = %replica.shard(), %to, "handing leadership over");

@@ -207,6 +207,7 @@ mod tests {
     use crate::machine::{Birth, Command};
     use crate::raft::freshness::{Append, AppendAnswer, Stamp, Vouch};
     use crate::ring::TokenRange;
+    use crate::storage::reserve::Room;
     use crate::types::{Epoch, Revision, ShardId};
     use crate::wire::golden;
 
@@ -294,6 +295,7 @@ mod tests {
                 },
             ],
         );
-        golden::check("append_answer", &[AppendAnswer { answer: AppendEntriesResponse::Conflict, stamp }]);
+        let answer = AppendAnswer { answer: AppendEntriesResponse::Conflict, stamp, room: Room::BelowHard };
+        golden::check("append_answer", &[answer]);
     }
 }

@@ -17,6 +17,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 
 use super::TypeConfig;
 use crate::clock::{self, Moment};
+use crate::storage::reserve::Room;
 use crate::types::ReplicaId;
 use crate::wire_struct;
 
@@ -55,8 +56,10 @@ wire_struct!(Append { request, vouch });
 pub struct AppendAnswer {
     pub answer: AppendEntriesResponse<TypeConfig>,
     pub stamp: Stamp,
+    /// How the disk of the node that answers stands.
+    pub room: Room,
 }
-wire_struct!(AppendAnswer { answer, stamp });
+wire_struct!(AppendAnswer { answer, stamp, room });
 
 /// At `confirmed` this replica was the leader in the eyes of a quorum; all that was committed before is within `commit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,8 @@ use super::replica::Replica;
 pub use super::snapshot::SnapshotSlot;
 use super::snapshot::{Chunk, Complete, SnapshotData};
 use crate::method::Method;
+use crate::storage::reserve::Room;
+use crate::types::META_SHARD;
 use crate::wire::{Wire, WireError};
 
 /// Why a Raft request was not answered by the replica. The sender backs off.
@@ -22,6 +24,9 @@ pub enum Refused {
     /// The replica started a moment ago and may have forgotten a lease that it granted.
     #[error("this replica neither votes nor campaigns yet: it may have forgotten a lease")]
     HeldOff,
+    /// As if it could not be reached, until there is room again.
+    #[error("this node's disk is almost full")]
+    NoRoom,
     #[error("{0} is no Raft request")]
     NotRaft(&'static str),
     #[error("the request cannot be read: {0}")]
@@ -41,11 +46,14 @@ impl Replica {
         match method {
             Method::Append => {
                 let Append { request, vouch } = Append::from_bytes(body)?;
+                if !request.entries.is_empty() {
+                    self.refuse_when_spent()?;
+                }
                 let commit = request.leader_commit.map(|log_id| log_id.index());
                 let answer = self.raft().append_entries(request).await.map_err(stopped)?;
                 // True whatever the answer is: it speaks of what was committed, not of who leads now.
                 self.freshness().heard(vouch, commit, self.applied_index());
-                Ok(AppendAnswer { answer, stamp: self.freshness().stamp() }.to_bytes())
+                Ok(AppendAnswer { answer, stamp: self.freshness().stamp(), room: self.rooms().own() }.to_bytes())
             }
             Method::Vote => {
                 self.refuse_in_hold_off()?;
@@ -63,13 +71,34 @@ impl Replica {
                 let answer = self.raft().handle_transfer_leader(request).await.map_err(stopped)?;
                 Ok(TransferAnswer(answer).to_bytes())
             }
-            Method::SnapshotChunk => self.take_chunk(Chunk::from_bytes(body)?).await,
+            Method::SnapshotChunk => {
+                let chunk = Chunk::from_bytes(body)?;
+                self.refuse_snapshot_without_room(&chunk)?;
+                self.take_chunk(chunk).await
+            }
             _ => Err(Refused::NotRaft("this method")),
         }
     }
 
     fn refuse_in_hold_off(&self) -> Result<(), Refused> {
         if self.is_held_off() { Err(Refused::HeldOff) } else { Ok(()) }
+    }
+
+    /// The meta group's is taken: it is little, and without it nobody could make room.
+    fn refuse_when_spent(&self) -> Result<(), Refused> {
+        let is_spent = self.rooms().own() == Room::Spent;
+        if is_spent && self.shard() != META_SHARD { Err(Refused::NoRoom) } else { Ok(()) }
+    }
+
+    /// A snapshot stands beside what it replaces until it is complete, and is taken to be as large. A node that is short of
+    /// room may need it: it can hold the deletes that make room.
+    fn refuse_snapshot_without_room(&self, chunk: &Chunk) -> Result<(), Refused> {
+        let replaced = if chunk.position == 0 { self.machine().store.engine().disk_bytes() } else { 0 };
+        if self.shard() == META_SHARD || self.rooms().reserve().has_room_for(replaced) {
+            Ok(())
+        } else {
+            Err(Refused::NoRoom)
+        }
     }
 
     async fn take_chunk(&self, chunk: Chunk) -> Result<Bytes, Refused> {

@@ -11,6 +11,7 @@
 //! | `network` | RPCs out through the transport |
 //! | `replica` | one running replica: propose, read barrier, members, status |
 //! | `inbound` | RPCs in |
+//! | `rooms` | whose disk is getting full, by what the answers to appends say |
 //! | `observe` | a replica and its log as a test of Raft's invariants sees them |
 
 pub mod codec;
@@ -23,6 +24,7 @@ pub mod network;
 pub mod observe;
 pub mod replica;
 pub mod responder;
+pub mod rooms;
 pub mod runtime;
 pub mod snapshot;
 pub mod state_machine;

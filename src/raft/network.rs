@@ -18,6 +18,7 @@ use openraft::raft::{
 use openraft::storage::Snapshot;
 
 use super::freshness::{Append, AppendAnswer, Freshness};
+use super::rooms::Rooms;
 use super::snapshot::{Chunk, Sender, SnapshotData};
 use super::{LeaderId, Place, TypeConfig, Vote};
 use crate::clock;
@@ -57,6 +58,7 @@ pub struct Network {
     pub shard: ShardId,
     pub replica: ReplicaId,
     pub freshness: Freshness,
+    pub rooms: Rooms,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -82,6 +84,7 @@ impl Network {
             peers: self.peers.clone(),
             disk: self.disk.clone(),
             freshness: self.freshness.clone(),
+            rooms: self.rooms.clone(),
             header,
             node: place.node,
             lane,
@@ -94,6 +97,7 @@ pub struct Client {
     peers: Peers,
     disk: Arc<dyn Disk>,
     freshness: Freshness,
+    rooms: Rooms,
     header: GroupHeader,
     node: NodeId,
     lane: Lane,
@@ -137,7 +141,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         planted!(AckBeforeQuorum => if matches!(called, Err(RPCError::Timeout(_))) && !append.request.entries.is_empty() {
             return Ok(AppendEntriesResponse::Success);
         });
-        let AppendAnswer { answer, stamp } = called?;
+        let AppendAnswer { answer, stamp, room } = called?;
+        self.rooms.heard(self.node, room);
         self.freshness.answered(self.header.to, stamp);
         Ok(answer)
     }

@@ -21,6 +21,7 @@ use super::log_store::RaftLog;
 use super::meters::RaftMeters;
 use super::network::Network;
 use super::responder::{Permit, Waiter};
+use super::rooms::Rooms;
 use super::state_machine::{MachineShared, StateMachine};
 use super::{LogId, Place, TypeConfig};
 use crate::clock::{self, Moment};
@@ -29,6 +30,7 @@ use crate::meters::{self, Stage};
 use crate::mutants::planted;
 use crate::storage::log_store::LogStore;
 use crate::storage::replica_store::ReplicaStore;
+use crate::storage::reserve::Room;
 use crate::storage::{Error, off_runtime};
 use crate::transport::Peers;
 use crate::types::{NodeId, ReplicaId, ShardId};
@@ -134,6 +136,7 @@ struct Inner {
     slot: SnapshotSlot,
     shard_clock: Mutex<ShardClock>,
     freshness: Freshness,
+    rooms: Rooms,
     /// The term in which this replica last began to hand its leadership over: no lease is trusted in it.
     transfer_term: AtomicU64,
 }
@@ -153,6 +156,7 @@ pub struct StartReplica {
     pub log: LogStore,
     pub peers: Peers,
     pub meters: RaftMeters,
+    pub rooms: Rooms,
 }
 
 impl Replica {
@@ -161,7 +165,7 @@ impl Replica {
     /// # Errors
     /// When log or store are damaged: this replica then does not run.
     pub async fn start(parts: StartReplica) -> Result<Self, Error> {
-        let StartReplica { node, timing, store, log, peers, meters } = parts;
+        let StartReplica { node, timing, store, log, peers, meters, rooms } = parts;
         let identity = store.identity();
         let (id, shard) = (identity.replica, identity.shard);
         let disk = store.disk().clone();
@@ -170,7 +174,7 @@ impl Replica {
         let (machine, shared) = StateMachine::open(store, log, meters.clone())?;
         let held_off_until = has_vote.then(|| clock::now().after(timing.hold_off()));
         let freshness = Freshness::at_start();
-        let network = Network { peers, disk, shard, replica: id, freshness: freshness.clone() };
+        let network = Network { peers, disk, shard, replica: id, freshness: freshness.clone(), rooms: rooms.clone() };
         let config = timing.openraft(shard, has_vote);
         let group_log = RaftLog::new(group_log, shared.timeline.clone(), meters);
         let raft = Raft::new(id, config, network, group_log, machine)
@@ -189,6 +193,7 @@ impl Replica {
             slot: SnapshotSlot::default(),
             shard_clock: Mutex::new(ShardClock { term: 0, base_ms: 0, since: clock::now() }),
             freshness,
+            rooms,
             transfer_term: AtomicU64::new(0),
         };
         let replica = Self { inner: Arc::new(inner) };
@@ -214,6 +219,10 @@ impl Replica {
 
     pub fn shard(&self) -> ShardId {
         self.inner.shard
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.inner.node
     }
 
     pub fn machine(&self) -> &MachineShared {
@@ -364,6 +373,34 @@ impl Replica {
 
     pub(super) fn freshness(&self) -> &Freshness {
         &self.inner.freshness
+    }
+
+    pub fn rooms(&self) -> &Rooms {
+        &self.inner.rooms
+    }
+
+    /// The node among the voters' with the fullest disk, when that is not ample. A leader alone has heard of the others'.
+    pub fn tightest_voter(&self) -> Option<(NodeId, Room)> {
+        if self.inner.rooms.all_ample() {
+            return None;
+        }
+        let rooms = self.voters_rooms().into_iter();
+        rooms.filter(|(_, room)| *room > Room::Ample).max_by_key(|(_, room)| *room)
+    }
+
+    /// Whether this leader and a majority have room for what they append, as far as the others have said so.
+    pub fn can_append(&self) -> bool {
+        let rooms = self.voters_rooms();
+        let can = rooms.iter().filter(|(_, room)| *room < Room::Spent).count();
+        self.inner.rooms.own() < Room::Spent && can > rooms.len() / 2
+    }
+
+    fn voters_rooms(&self) -> Vec<(NodeId, Room)> {
+        let members = self.members();
+        let rooms = &self.inner.rooms;
+        let room_of = |node: NodeId| if node == self.inner.node { rooms.own() } else { rooms.of(node) };
+        let nodes = members.voters.iter().filter_map(|voter| members.places.get(voter));
+        nodes.map(|node| (*node, room_of(*node))).collect()
     }
 
     pub(super) fn applied_index(&self) -> Option<u64> {

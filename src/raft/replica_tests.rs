@@ -8,7 +8,7 @@ use super::super::freshness::Append;
 use super::super::inbound::Refused;
 use super::super::network::GroupHeader;
 use super::super::snapshot::Chunk;
-use super::super::testing::{SHARD, STORE, TAIL_BYTES, birth, identity, put};
+use super::super::testing::{SHARD, STORE, TAIL_BYTES, birth, blank, identity, put};
 use super::super::{LeaderId, Vote};
 use super::*;
 use crate::machine::query;
@@ -16,6 +16,7 @@ use crate::method::Method;
 use crate::ring::TokenRange;
 use crate::storage::mem::MemDisk;
 use crate::storage::registry::{RegistryRecord, ReplicaLife};
+use crate::storage::reserve::Reserve;
 use crate::storage::{Disk, keys};
 use crate::transport::dial::TcpNet;
 use crate::transport::{AddressBook, Gatekeeper, Hello, Lane, PROTOCOL, Refusal};
@@ -23,6 +24,7 @@ use crate::wire::Wire;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const REPLICA: ReplicaId = ReplicaId(1);
+const RESERVE: u64 = 1 << 20;
 
 /// A node that knows no other.
 struct Alone;
@@ -71,8 +73,15 @@ async fn start(disk: &MemDisk, is_new: bool) -> Replica {
         ReplicaStore::open(shared, identity(REPLICA.0), 1).unwrap()
     };
     let peers = Peers::new(Arc::new(TcpNet), Arc::new(Alone), Arc::new(Alone));
-    let parts =
-        StartReplica { node: NodeId(1), timing: Timing::default(), store, log, peers, meters: RaftMeters::default() };
+    let parts = StartReplica {
+        node: NodeId(1),
+        timing: Timing::default(),
+        store,
+        log,
+        peers,
+        meters: RaftMeters::default(),
+        rooms: Rooms::new(Reserve::open(Arc::new(disk.clone()), RESERVE).unwrap()),
+    };
     Replica::start(parts).await.unwrap()
 }
 
@@ -253,4 +262,40 @@ async fn a_replica_that_stops_gives_up_the_snapshot_that_was_on_its_way_in() {
     }
     let next = Chunk { position: 1, ..piece };
     assert!(matches!(ask(&replica, Method::SnapshotChunk, &next).await, Err(Refused::Snapshot(_))));
+}
+
+#[tokio::test]
+async fn a_replica_without_room_takes_no_entries_and_no_snapshot_and_is_heard_all_the_same() {
+    let disk = MemDisk::new(1);
+    let replica = start(&disk, true).await;
+    let append = |entries| {
+        let vote = vote_of(1, true);
+        let request = AppendEntriesRequest { vote, prev_log_id: None, leader_commit: None, entries };
+        Append { request, vouch: None }
+    };
+    let begun = clock::now();
+    let room = |second: u64, free: u64| {
+        disk.set_free_bytes(free);
+        replica.rooms().reserve().measure_at(begun.after(Duration::from_secs(second))).unwrap();
+        replica.rooms().own()
+    };
+    let piece = Chunk { stream: 1, position: 0, rows: Vec::new(), end: None };
+    ask(&replica, Method::Append, &append(Vec::new())).await.unwrap();
+
+    // The reserve is given back, so that what was free beside it and what it held is there.
+    assert_eq!(room(1, RESERVE / 2), Room::BelowHard);
+    ask(&replica, Method::Append, &append(Vec::new())).await.unwrap();
+    ask(&replica, Method::Append, &append(vec![blank(0)])).await.unwrap();
+
+    assert_eq!(room(2, RESERVE / 4), Room::Spent);
+    let refused = ask(&replica, Method::Append, &append(vec![blank(0)])).await.unwrap_err();
+    assert!(matches!(refused, Refused::NoRoom), "{refused}");
+    let refused = ask(&replica, Method::SnapshotChunk, &piece).await.unwrap_err();
+    assert!(matches!(refused, Refused::NoRoom), "{refused}");
+    ask(&replica, Method::Append, &append(Vec::new())).await.unwrap();
+
+    assert_eq!(room(60, 1 << 40), Room::Ample);
+    ask(&replica, Method::Append, &append(vec![blank(0)])).await.unwrap();
+    ask(&replica, Method::SnapshotChunk, &piece).await.unwrap();
+    replica.shutdown().await;
 }

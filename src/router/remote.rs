@@ -118,6 +118,12 @@ pub enum RemoteAnswer<T> {
     Failed {
         what: String,
     },
+    DiskFull {
+        node: NodeId,
+    },
+    DiskSpent {
+        node: NodeId,
+    },
 }
 
 impl<T: Wire> Wire for RemoteAnswer<T> {
@@ -143,6 +149,14 @@ impl<T: Wire> Wire for RemoteAnswer<T> {
                 8_u8.encode(out);
                 what.encode(out);
             }
+            Self::DiskFull { node } => {
+                9_u8.encode(out);
+                node.encode(out);
+            }
+            Self::DiskSpent { node } => {
+                10_u8.encode(out);
+                node.encode(out);
+            }
         }
     }
 
@@ -156,6 +170,8 @@ impl<T: Wire> Wire for RemoteAnswer<T> {
             6 => Self::NoQuorum,
             7 => Self::DeadlineExceeded,
             8 => Self::Failed { what: Wire::decode(input)? },
+            9 => Self::DiskFull { node: Wire::decode(input)? },
+            10 => Self::DiskSpent { node: Wire::decode(input)? },
             tag => return Err(WireError::UnknownTag { what: "routed answer", tag }),
         })
     }
@@ -214,6 +230,8 @@ impl<T> RemoteAnswer<T> {
             Err(shard::Error::NoQuorum) => Self::NoQuorum,
             Err(shard::Error::DeadlineExceeded) => Self::DeadlineExceeded,
             Err(shard::Error::Failed { what }) => Self::Failed { what },
+            Err(shard::Error::DiskFull { node }) => Self::DiskFull { node },
+            Err(shard::Error::DiskSpent { node }) => Self::DiskSpent { node },
         }
     }
 
@@ -228,6 +246,9 @@ impl<T> RemoteAnswer<T> {
             Self::NoQuorum => again(None, Error::NoQuorum { shard }),
             Self::DeadlineExceeded => Attempt::Final(Error::DeadlineExceeded { shard }),
             Self::Failed { what } => again(None, Error::Failed { shard, what }),
+            Self::DiskFull { node } => Attempt::Final(Error::DiskFull { shard, node }),
+            // Its leadership is about to go to whoever has room.
+            Self::DiskSpent { node } => again(None, Error::DiskFull { shard, node }),
         }
     }
 }

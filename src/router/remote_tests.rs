@@ -21,6 +21,8 @@ fn refusals<T>() -> Vec<RemoteAnswer<T>> {
         RemoteAnswer::NoQuorum,
         RemoteAnswer::DeadlineExceeded,
         RemoteAnswer::Failed { what: "its directory is gone".into() },
+        RemoteAnswer::DiskFull { node: NodeId(0x0506) },
+        RemoteAnswer::DiskSpent { node: NodeId(0x0708) },
     ]
 }
 
@@ -121,6 +123,8 @@ fn an_outcome_stays_what_it_was_on_its_way_to_the_asker() {
         shard::Error::NoQuorum,
         shard::Error::DeadlineExceeded,
         shard::Error::Failed { what: "damaged".into() },
+        shard::Error::DiskFull { node: NodeId(4) },
+        shard::Error::DiskSpent { node: NodeId(5) },
     ];
     for error in errors {
         let (name, outcome) = (format!("{error:?}"), error.outcome());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::host::Host;
 use crate::raft::{ReplicaStatus, Role};
+use crate::storage::reserve::{Measured, Room};
 use crate::storage::{BlockCache, Error, TableBytes};
 use crate::types::{ReplicaId, ShardId};
 
@@ -34,6 +35,9 @@ pub struct ReplicaGauges {
 pub struct DiskGauges {
     pub free_bytes: u64,
     pub size_bytes: u64,
+    /// Kept back now.
+    pub reserve_bytes: u64,
+    pub room: Room,
     /// The log and all replicas' tables.
     pub stored_bytes: u64,
     pub tables: TableBytes,
@@ -61,11 +65,15 @@ impl Host {
         for group in self.groups() {
             let engine = group.replica().machine().store.engine();
             let own = engine.table_bytes();
-            tables = TableBytes { raw: tables.raw + own.raw, stored: tables.stored + own.stored };
+            tables.raw += own.raw;
+            tables.stored += own.stored;
+            tables.deletions += own.deletions;
             stored_bytes += engine.disk_bytes();
         }
         let (free_bytes, size_bytes) = (disk.free_bytes()?, disk.size_bytes()?);
-        Ok(DiskGauges { free_bytes, size_bytes, stored_bytes, tables, cache: disk.block_cache() })
+        let Measured { room, reserve_bytes, .. } = self.rooms().reserve().measured();
+        let cache = disk.block_cache();
+        Ok(DiskGauges { free_bytes, size_bytes, reserve_bytes, room, stored_bytes, tables, cache })
     }
 }
 

@@ -15,7 +15,8 @@ use crate::mutants::planted;
 use crate::raft::meters::ReadPath;
 use crate::raft::{Member, ProposeError, ReadError, ReadMode, Replica};
 use crate::storage::off_runtime;
-use crate::types::{Outcome, ShardId};
+use crate::storage::reserve::Room;
+use crate::types::{META_SHARD, NodeId, Outcome, ShardId};
 
 /// What a read asks for (`http-api`, consistency of reads).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +62,12 @@ pub enum Error {
     NotOwner(NotOwner),
     #[error("too many writes are in flight")]
     Overloaded,
+    /// A replica of the shard stands on that node, and what the write adds would have to go there too.
+    #[error("the disk of node {node} is almost full: deletes and reads go on")]
+    DiskFull { node: NodeId },
+    /// Not even a delete has room there, or on a majority of the replicas: until the shard is led elsewhere, or room is made.
+    #[error("the disk of node {node} has no room left: reads go on")]
+    DiskSpent { node: NodeId },
     #[error("{why}")]
     Unknown { why: &'static str },
     #[error("no quorum answered in time")]
@@ -79,6 +86,8 @@ impl Error {
             Error::NotLeader { .. }
             | Error::NotOwner(_)
             | Error::Overloaded
+            | Error::DiskFull { .. }
+            | Error::DiskSpent { .. }
             | Error::NoQuorum
             | Error::DeadlineExceeded
             | Error::Failed { .. } => Outcome::NotApplied,
@@ -110,6 +119,9 @@ impl Group {
     /// Proposes a write and waits until it is applied here. The leader alone accepts it.
     pub async fn write(&self, mut write: Write, deadline: Moment) -> Result<Response, Error> {
         planted!(CheckOutsideApply => if let Some(refused) = self.refused_early(&write)? { return Ok(refused) });
+        if matches!(write.action, Action::Put { .. }) {
+            self.refuse_to_grow()?;
+        }
         write.time_ms = self.replica.shard_time_ms();
         let bytes = write.key.len()
             + match &write.action {
@@ -124,6 +136,7 @@ impl Group {
         if clock::now() >= deadline {
             return Err(Error::DeadlineExceeded);
         }
+        self.refuse_when_spent()?;
         let Some(permit) = self.gate.enter(bytes) else { return Err(Error::Overloaded) };
         match self.replica.propose(command, Some(permit), deadline).await {
             Ok(Response::NotOwner { range, epoch }) => Err(Error::NotOwner(NotOwner { range, epoch })),
@@ -134,6 +147,27 @@ impl Group {
                 Err(Error::Unknown { why })
             }
             Err(ProposeError::Refused { why }) => Err(Error::Failed { what: why }),
+        }
+    }
+
+    /// No growing write to a shard that a node with a tight disk votes in: it would have to be stored there too, or the shard
+    /// would do without that voter (`architecture` §8). Only the leader has heard how the others' disks stand.
+    fn refuse_to_grow(&self) -> Result<(), Error> {
+        match self.replica.tightest_voter() {
+            Some((node, _)) if self.shard() != META_SHARD && self.replica.is_leader() => Err(Error::DiskFull { node }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing at all where the leader, or a majority, could not append it. The meta group goes on.
+    fn refuse_when_spent(&self) -> Result<(), Error> {
+        match self.replica.tightest_voter() {
+            Some((node, Room::Spent))
+                if self.shard() != META_SHARD && self.replica.is_leader() && !self.replica.can_append() =>
+            {
+                Err(Error::DiskSpent { node })
+            }
+            _ => Ok(()),
         }
     }
 

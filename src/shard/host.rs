@@ -14,15 +14,17 @@ use tracing::{error, info, warn};
 use super::group::Group;
 use super::limits::{InFlight, Limits, NodeGate};
 use crate::catalog::Catalog;
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::machine::{Birth, Command, Response};
 use crate::raft::meters::RaftMeters;
 use crate::raft::replica::StartReplica;
+use crate::raft::rooms::Rooms;
 use crate::raft::{Replica, Timing};
 use crate::storage::log_store::LogStore;
 use crate::storage::registry::{RegistryRecord, ReplicaLife, directory_name};
 use crate::storage::replica_store::{ReplicaIdentity, ReplicaStore};
-use crate::storage::{Disk, Error, off_runtime};
+use crate::storage::reserve::Room;
+use crate::storage::{Disk, Error, KeyRange, off_runtime};
 use crate::transport::Peers;
 use crate::types::{META_SHARD, NodeId, ReplicaId, ShardId, StoreId};
 
@@ -32,6 +34,11 @@ const OPENED_AT_ONCE: usize = 4;
 const FLUSH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two compactions of a log that is over its budget.
 const LOG_COMPACTION_PAUSE: Duration = Duration::from_secs(60);
+/// Between two compactions of the log, or of one replica, while the disk is almost full.
+const RECLAIM_PAUSE: Duration = Duration::from_secs(5);
+const RECLAIM_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// What one step of a compaction writes before it removes its input, about (`storage::rocks::options`).
+const COMPACTED_BYTES_MAX: u64 = 256 << 20;
 /// How long a founder may take to become leader of a group of one and to write its birth.
 const FOUNDING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -61,6 +68,7 @@ pub struct HostParts {
     pub disk: Arc<dyn Disk>,
     pub log: LogStore,
     pub peers: Peers,
+    pub rooms: Rooms,
 }
 
 /// Cheap to clone.
@@ -160,6 +168,7 @@ impl Host {
             log: parts.log.clone(),
             peers: parts.peers.clone(),
             meters: self.inner.meters.clone(),
+            rooms: parts.rooms.clone(),
         };
         let group = Group::new(Replica::start(start).await?, self.inner.gate.for_shard());
         if group.shard() == META_SHARD {
@@ -260,6 +269,11 @@ impl Host {
         &self.inner.parts.peers
     }
 
+    /// How much room this node's disk has, and the others' as far as they have said so.
+    pub fn rooms(&self) -> &Rooms {
+        &self.inner.parts.rooms
+    }
+
     pub fn log(&self) -> &LogStore {
         &self.inner.parts.log
     }
@@ -298,19 +312,22 @@ impl Host {
         change(&mut self.inner.groups.write().expect("no panic while groups are changed"))
     }
 
-    /// Flushes replicas as memory and logs grow, until cancelled.
+    /// Flushes replicas as memory and logs grow, until cancelled. On a disk that is almost full also lets go of all that can
+    /// be let go of.
     pub async fn run_flusher(&self, stop: CancellationToken) {
         let mut compact_again_at = clock::now();
+        let mut reclaimer = Reclaimer::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(FLUSH_CHECK_INTERVAL) => {}
             }
+            let is_tight = self.rooms().own() > Room::Ample;
             let log_is_full = self.inner.parts.log.disk_bytes() > self.inner.parts.flush.log_bytes;
-            if log_is_full && clock::now() >= compact_again_at {
+            if (log_is_full || is_tight) && clock::now() >= compact_again_at {
                 // Purged entries still take space until RocksDB is told to give it back.
                 self.inner.parts.log.compact();
-                compact_again_at = clock::now().after(LOG_COMPACTION_PAUSE);
+                compact_again_at = clock::now().after(if is_tight { RECLAIM_PAUSE } else { LOG_COMPACTION_PAUSE });
             }
             for group in self.groups_to_flush(log_is_full) {
                 if stop.is_cancelled() {
@@ -319,6 +336,12 @@ impl Host {
                 if let Err(error) = group.replica().flush(log_is_full).await {
                     error!(shard = %group.shard(), %error, "a replica could not be flushed");
                 }
+            }
+            if !is_tight {
+                reclaimer = Reclaimer::default();
+            }
+            if is_tight && self.rooms().own() < Room::Spent {
+                reclaimer.compact_one(self).await;
             }
         }
     }
@@ -356,6 +379,49 @@ impl Host {
         let groups = self.groups();
         futures::future::join_all(groups.iter().map(|group| group.replica().shutdown())).await;
         self.write_groups(|groups| groups.by_replica.clear());
+    }
+}
+
+/// Gives the room of deleted rows back to the file system: RocksDB does so by itself too, but only when more is written.
+#[derive(Default)]
+struct Reclaimer {
+    /// When each replica may be compacted again, and how long that was put off.
+    put_off: BTreeMap<ReplicaId, (Moment, Duration)>,
+}
+
+impl Reclaimer {
+    /// Flushes and compacts the smallest replica that has deleted rows, if its turn has come and there is room for what a
+    /// compaction writes before it removes anything. One at a time: the room is measured again before the next.
+    async fn compact_one(&mut self, host: &Host) {
+        let now = clock::now();
+        let mut groups = host.groups();
+        self.put_off.retain(|replica, _| groups.iter().any(|group| group.replica().id() == *replica));
+        groups.retain(|group| self.put_off.get(&group.replica().id()).is_none_or(|(again_at, _)| now >= *again_at));
+        groups.sort_by_cached_key(|group| group.replica().machine().store.engine().disk_bytes());
+        for group in groups {
+            if let Err(error) = group.replica().flush(false).await {
+                error!(shard = %group.shard(), %error, "a replica could not be flushed");
+                continue;
+            }
+            let store = group.replica().machine().store.clone();
+            let has_deletions = {
+                let store = store.clone();
+                off_runtime(host.disk().as_ref(), move || store.engine().table_bytes().deletions > 0).await
+            };
+            let bytes = store.engine().disk_bytes().min(COMPACTED_BYTES_MAX);
+            let compacts = has_deletions && host.rooms().reserve().has_room_for(bytes);
+            if compacts {
+                store.engine().compact(&KeyRange::prefix(&[]));
+            }
+            let replica = group.replica().id();
+            // One that gives nothing back, because something still reads what was deleted, is tried less and less often.
+            let pause =
+                self.put_off.get(&replica).map_or(RECLAIM_PAUSE, |(_, pause)| (*pause * 2).min(RECLAIM_PAUSE_MAX));
+            self.put_off.insert(replica, (now.after(pause), pause));
+            if compacts {
+                return;
+            }
+        }
     }
 }
 

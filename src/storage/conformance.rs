@@ -191,6 +191,7 @@ for_both! {
     replica_directories_are_listed_and_removed,
     a_directory_is_set_aside_under_a_free_name_with_all_it_holds,
     names_that_lead_elsewhere_are_refused,
+    a_reserve_is_kept_and_given_back,
     an_engine_that_failed_takes_no_more_writes_but_is_read,
     unflushed_bytes_rise_with_writes_and_are_gone_after_a_flush,
     compaction_changes_nothing_that_is_read,
@@ -433,6 +434,23 @@ fn names_that_lead_elsewhere_are_refused<F: Fixture>() {
         assert!(disk.remove_replica(name).is_err(), "{name:?}");
         assert!(disk.set_aside(name).is_err(), "{name:?}");
     }
+}
+
+fn a_reserve_is_kept_and_given_back<F: Fixture>() {
+    const BYTES: u64 = 8 << 20;
+    let fixture = F::new(1);
+    let disk = fixture.disk();
+    assert_eq!(disk.reserve_bytes().unwrap(), 0);
+    for bytes in [BYTES, BYTES / 2, BYTES, 0] {
+        disk.set_reserve(bytes).unwrap();
+        assert_eq!(disk.reserve_bytes().unwrap(), bytes);
+    }
+    // Refused at a look: twice what is free would be taken first, all of it.
+    let more_than_there_is = 1 << 62;
+    disk.set_reserve(BYTES).unwrap();
+    disk.set_reserve(more_than_there_is).unwrap_err();
+    assert_eq!(disk.reserve_bytes().unwrap(), 0, "nothing is kept after a failure");
+    disk.set_reserve(0).unwrap();
 }
 
 fn an_engine_that_failed_takes_no_more_writes_but_is_read<F: Fixture>() {

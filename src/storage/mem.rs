@@ -31,6 +31,7 @@ struct DiskState {
     replicas: BTreeMap<String, Shared>,
     set_aside: BTreeMap<String, Shared>,
     free_bytes: u64,
+    reserve_bytes: u64,
     rng: SmallRng,
     /// Steps that still become durable before the power fails; none while no failure is due.
     steps_left: Option<u64>,
@@ -152,6 +153,7 @@ impl MemDisk {
             replicas: BTreeMap::new(),
             set_aside: BTreeMap::new(),
             free_bytes: FREE_BYTES,
+            reserve_bytes: 0,
             rng: SmallRng::seed_from_u64(seed),
             steps_left: None,
             sync_micros: 0..=0,
@@ -189,7 +191,7 @@ impl MemDisk {
         }
     }
 
-    /// What [`Disk::free_bytes`] says from now on.
+    /// What [`Disk::free_bytes`] says from now on, but for what [`Disk::set_reserve`] takes or gives back later.
     pub fn set_free_bytes(&self, bytes: u64) {
         lock(&self.state).free_bytes = bytes;
     }
@@ -368,6 +370,21 @@ impl Disk for MemDisk {
     /// As large as one can be: what is free is set, and nothing is used up.
     fn size_bytes(&self) -> Result<u64, Error> {
         Ok(u64::MAX)
+    }
+
+    fn reserve_bytes(&self) -> Result<u64, Error> {
+        Ok(lock(&self.state).reserve_bytes)
+    }
+
+    fn set_reserve(&self, bytes: u64) -> Result<(), Error> {
+        let state = &mut *lock(&self.state);
+        state.free_bytes += std::mem::take(&mut state.reserve_bytes);
+        let Some(left) = state.free_bytes.checked_sub(bytes) else {
+            let what = format!("{} bytes are free", state.free_bytes);
+            return Err(Error::Io { doing: format!("reserving {bytes} bytes"), what });
+        };
+        (state.free_bytes, state.reserve_bytes) = (left, bytes);
+        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ pub mod log_writer;
 pub mod mem;
 pub mod registry;
 pub mod replica_store;
+pub mod reserve;
 pub mod rocks;
 mod wal;
 
@@ -164,6 +165,11 @@ pub trait Disk: Send + Sync + 'static {
     fn free_bytes(&self) -> Result<u64, Error>;
     /// All bytes of the file system.
     fn size_bytes(&self) -> Result<u64, Error>;
+    /// Bytes kept in reserve on the file system by [`Disk::set_reserve`]; no part of [`Disk::free_bytes`].
+    fn reserve_bytes(&self) -> Result<u64, Error>;
+    /// Keeps so many bytes of the file system in reserve, so that nothing else takes them; with 0, gives them back. When it
+    /// fails, nothing is kept.
+    fn set_reserve(&self, bytes: u64) -> Result<(), Error>;
     /// How the cache of blocks read from table files does; nothing where there is none.
     fn block_cache(&self) -> BlockCache {
         BlockCache::default()
@@ -178,11 +184,13 @@ pub struct BlockCache {
     pub bytes: u64,
 }
 
-/// Keys and values in table files: as they were written, and as they are stored, compressed.
+/// Keys and values in table files: their bytes as they were written and as they are stored, compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableBytes {
     pub raw: u64,
     pub stored: u64,
+    /// Rows that only say that a key is gone; compaction takes them out, with what they hide.
+    pub deletions: u64,
 }
 
 /// Draws the length of one sync.

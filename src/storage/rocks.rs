@@ -6,6 +6,7 @@
 //! log/            the log engine
 //! replicas/<name> the data engines
 //! set-aside/      replica directories that no record knew
+//! reserve         holds room on the file system until it is needed
 //! ```
 //!
 //! Every change of a directory entry is followed by a sync of the directory. RocksDB does the same inside its own:
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
 
 use super::{BlockCache, Disk, Engine, Error, wal};
 use compactor::Compactor;
@@ -33,6 +34,9 @@ use options::{Kind, Shared};
 const LOG_DIRECTORY: &str = "log";
 const REPLICAS_DIRECTORY: &str = "replicas";
 const SET_ASIDE_DIRECTORY: &str = "set-aside";
+const RESERVE_FILE: &str = "reserve";
+/// Written at a time where the file system cannot allocate without writing.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A node's data directory on a file system. Clones are handles of the same one.
 #[derive(Clone)]
@@ -223,9 +227,49 @@ impl Disk for RocksDisk {
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
+    fn reserve_bytes(&self) -> Result<u64, Error> {
+        let path = self.root.path.join(RESERVE_FILE);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(io("measuring", &path, error)),
+        }
+    }
+
+    fn set_reserve(&self, bytes: u64) -> Result<(), Error> {
+        let path = self.root.path.join(RESERVE_FILE);
+        let removed = || match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(io("removing", &path, error)),
+            _ => Ok(()),
+        };
+        removed()?;
+        if bytes > 0
+            && let Err(error) = File::create(&path).and_then(|file| allocate(file, bytes))
+        {
+            removed()?;
+            return Err(io("allocating", &path, error));
+        }
+        sync_directory(&self.root.path)
+    }
+
     fn block_cache(&self) -> BlockCache {
         self.root.shared.block_cache()
     }
+}
+
+/// Makes the file take up so many bytes of the file system.
+fn allocate(mut file: File, bytes: u64) -> std::io::Result<()> {
+    match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+        done => return Ok(done?),
+    }
+    let mut left = bytes;
+    while left > 0 {
+        let some = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
+        file.write_all(&ZEROS[..some])?;
+        left -= some as u64;
+    }
+    file.sync_all()
 }
 
 /// Locks the directory for this process. The file is never removed: removing it would let two processes lock two files.
@@ -249,7 +293,11 @@ fn take_lock(root: &Path) -> Result<File, Error> {
     }
     file.set_len(0).map_err(fail)?;
     file.rewind().map_err(fail)?;
-    writeln!(file, "{}", std::process::id()).map_err(fail)?;
+    match writeln!(file, "{}", std::process::id()) {
+        // On a full disk the node starts all the same, and makes room: the lock holds without the pid.
+        Err(error) if error.kind() == ErrorKind::StorageFull => {}
+        written => written.map_err(fail)?,
+    }
     Ok(file)
 }
 

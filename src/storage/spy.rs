@@ -128,6 +128,12 @@ impl Disk for SpyDisk {
     fn size_bytes(&self) -> Result<u64, Error> {
         self.inner.size_bytes()
     }
+    fn reserve_bytes(&self) -> Result<u64, Error> {
+        self.inner.reserve_bytes()
+    }
+    fn set_reserve(&self, bytes: u64) -> Result<(), Error> {
+        self.inner.set_reserve(bytes)
+    }
 }
 
 struct SpyEngine {

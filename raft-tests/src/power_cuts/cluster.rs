@@ -4,8 +4,6 @@
 //!
 //! This has all that a node keeps on the disks: the log, replicas without a write-ahead log and their flushes.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +22,7 @@ use crate::record::Run;
 use crate::traffic::Traffic;
 
 /// The smallest log that a node may be told to keep, so that replicas are flushed and logs purged between the cuts.
-const SETTINGS: &str = "[storage]\nflush_log_bytes = 1048576\n";
+const STORAGE: &str = "flush_log_bytes = 1048576\ndisk_reserve_bytes = 0\n";
 const WRITERS: usize = 6;
 const READERS: usize = 4;
 /// Acknowledged since the cluster came back, before the power fails again.
@@ -116,7 +114,7 @@ async fn run_into(
 impl Powered {
     async fn start(program: &Path, seed: u64, keep: Option<&Path>) -> Result<Self, Trouble> {
         let directory = tempfile::tempdir()?;
-        let cluster = Cluster::prepare(cluster::Plan::default()).await;
+        let cluster = Cluster::prepare(cluster::Plan { storage: STORAGE, ..cluster::Plan::default() }).await;
         let mut powered = Self { cluster, disks: Vec::new(), directory, lies: false };
         for node in &powered.cluster.nodes {
             let mount: PathBuf = powered.directory.path().join(&node.name);
@@ -124,8 +122,6 @@ impl Powered {
             let options = Options { backing, mount, model: Model::Strict, seed };
             powered.disks.push(Process::start(program, &options).await?);
             symlink(&options.mount, node.directory.join("data"))?;
-            let mut settings = OpenOptions::new().append(true).open(node.directory.join("node.toml"))?;
-            settings.write_all(SETTINGS.as_bytes())?;
         }
         for node in &mut powered.cluster.nodes {
             node.start();

@@ -309,9 +309,10 @@ fn read_lease(needs: Needs) -> Duration {
 fn config(plan: &Plan, place: usize, data: &Path, addresses: &[Addresses]) -> String {
     let join: Vec<String> = addresses.iter().map(|node| format!("{:?}", node.advertised)).collect();
     let mine = &addresses[place];
-    // So small that a log is purged within seconds; the values are the smallest that are taken.
-    let storage = if plan.needs.small_logs {
-        "[storage]\nflush_log_bytes = 1048576\nlog_tail_bytes = 1048576\nwrite_buffer_bytes = 1048576\n"
+    // Nothing is kept back: what a full disk does is what it does when something else fills it (`show full-disks` has the
+    // rest). The logs are so small that one is purged within seconds; the values are the smallest that are taken.
+    let small_logs = if plan.needs.small_logs {
+        "flush_log_bytes = 1048576\nlog_tail_bytes = 1048576\nwrite_buffer_bytes = 1048576\n"
     } else {
         ""
     };
@@ -322,7 +323,7 @@ fn config(plan: &Plan, place: usize, data: &Path, addresses: &[Addresses]) -> St
          [http]\nlisten = {http:?}\n\
          [peer]\nlisten = {peer:?}\nadvertise = {advertised:?}\n\
          [raft]\nelection_max_ms = {election_max}\nquorum_loss_probe_ms = {probe}\n\
-         {storage}[log]\nfilter = \"info,openraft=warn\"\n",
+         [storage]\ndisk_reserve_bytes = 0\n{small_logs}[log]\nfilter = \"info,openraft=warn\"\n",
         probe = 2 * election_max,
         insecure = plan.ground == Ground::Bridge,
         bootstrap = place == 0,

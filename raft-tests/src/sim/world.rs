@@ -188,7 +188,7 @@ impl World {
         self.sim.is_host_running(host(number))
     }
 
-    pub(super) fn disk(&self, number: u64) -> &MemDisk {
+    pub fn disk(&self, number: u64) -> &MemDisk {
         &self.disks[usize::try_from(number - 1).expect("few nodes")]
     }
 

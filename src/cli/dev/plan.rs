@@ -14,6 +14,8 @@ use super::{as_typed, shell_word};
 use crate::config::{Config, ConfigError};
 
 const NODES_DEFAULT: u32 = 3;
+/// Each node keeps its own on the disk that they share.
+const DISK_RESERVE_BYTES: u64 = 64 << 20;
 const PORT_DEFAULT: u16 = 7400;
 /// From a node's HTTP port to its peers' port.
 const PEER_PORT_OFFSET: u16 = 100;
@@ -121,6 +123,7 @@ impl Plan {
         }
         if existing.is_none() {
             config.data_dir = data;
+            config.storage.disk_reserve_bytes = DISK_RESERVE_BYTES;
         }
         config.cluster.replication_factor = self.replicas;
         config.cluster.shards = self.shards;

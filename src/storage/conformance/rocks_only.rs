@@ -129,6 +129,17 @@ fn a_real_disk_has_free_bytes_and_uses_threads() {
 }
 
 #[test]
+fn the_reserve_takes_up_room_on_the_file_system_and_outlives_the_process() {
+    use std::os::unix::fs::MetadataExt;
+    const BYTES: u64 = 8 << 20;
+    let fixture = Rocks::new(1);
+    fixture.disk().set_reserve(BYTES).unwrap();
+    let blocks = fs::metadata(fixture.directory.path().join("reserve")).unwrap().blocks();
+    assert!(blocks * 512 >= BYTES, "{blocks} blocks of 512 bytes");
+    assert_eq!(fixture.disk().reserve_bytes().unwrap(), BYTES);
+}
+
+#[test]
 fn a_write_that_would_wait_for_the_flushes_says_so_and_writes_nothing() {
     const ATTEMPTS: u32 = 4000;
     let fixture = Rocks::new(1);

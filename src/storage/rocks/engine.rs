@@ -230,13 +230,17 @@ impl Engine for RocksEngine {
     }
 }
 
-/// Reads `# name=value; ` pairs, as RocksDB tells of its tables.
+/// Reads `name=value; ` pairs, as RocksDB tells of its tables.
 fn table_bytes(text: &str) -> TableBytes {
     let value = |name: &str| {
         let pair = text.split(';').find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='));
         pair.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or_default()
     };
-    TableBytes { raw: value("raw key size") + value("raw value size"), stored: value("data block size") }
+    TableBytes {
+        raw: value("raw key size") + value("raw value size"),
+        stored: value("data block size"),
+        deletions: value("# deletions"),
+    }
 }
 
 /// A RocksDB snapshot that keeps its database open.

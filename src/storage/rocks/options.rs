@@ -15,6 +15,10 @@ const LOG_WRITE_BUFFER_BYTES: usize = 16 * MIB;
 /// One that takes writes and two on their way to disk.
 const WRITE_BUFFERS_MAX: i32 = 3;
 const TABLE_FILE_BYTES: u64 = 16 << 20;
+/// What a compaction writes stands beside its input until it ends, also on a disk that is almost full: so the first level is
+/// small, and what a compaction of later levels takes is bounded.
+const FIRST_LEVEL_BYTES: u64 = 4 * TABLE_FILE_BYTES;
+const COMPACTION_BYTES_MAX: u64 = 4 * TABLE_FILE_BYTES;
 const BLOCK_BYTES: usize = 16 << 10;
 const FILTER_BITS_PER_KEY: f64 = 10.0;
 /// What flushes and compactions of all stores together may write, so that they leave room for the log's syncs.
@@ -106,6 +110,8 @@ impl Shared {
         base.set_paranoid_checks(true);
         base.set_max_write_buffer_number(WRITE_BUFFERS_MAX);
         base.set_target_file_size_base(TABLE_FILE_BYTES);
+        base.set_max_bytes_for_level_base(FIRST_LEVEL_BYTES);
+        base.set_max_compaction_bytes(COMPACTION_BYTES_MAX);
         base.set_compression_type(DBCompressionType::Lz4);
         base.set_keep_log_file_num(INFO_LOGS_KEPT);
         base.set_max_log_file_size(INFO_LOG_BYTES_MAX);

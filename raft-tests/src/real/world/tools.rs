@@ -7,10 +7,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// A program, and the Debian package that has it.
-pub const PROGRAMS: [(&str, &str); 6] = [
+pub const PROGRAMS: [(&str, &str); 7] = [
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("mount", "mount"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("nft", "nftables"),

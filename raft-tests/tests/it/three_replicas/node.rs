@@ -12,11 +12,13 @@ use ringraft::method::Method;
 use ringraft::raft::meters::RaftMeters;
 use ringraft::raft::network::GroupHeader;
 use ringraft::raft::replica::StartReplica;
+use ringraft::raft::rooms::Rooms;
 use ringraft::raft::snapshot::Chunk;
 use ringraft::raft::{Replica, Timing};
 use ringraft::storage::log_store::LogStore;
 use ringraft::storage::registry::{RegistryRecord, ReplicaLife};
 use ringraft::storage::replica_store::{ReplicaIdentity, ReplicaStore};
+use ringraft::storage::reserve::Reserve;
 use ringraft::storage::{self, Disk};
 use ringraft::transport::dial::Net;
 use ringraft::transport::{
@@ -131,6 +133,7 @@ pub(super) async fn start(place: Place) -> Result<(), storage::Error> {
     let Place { number, disk, net, listen, advertise, shared } = place;
     let (node, replica, store) = (NodeId(number), ReplicaId(number), StoreId(u128::from(1000 + number)));
     let made = &shared.made[usize::try_from(number - 1).unwrap()];
+    let rooms = Rooms::new(Reserve::open(disk.clone(), 0)?);
     let log = LogStore::open(disk.as_ref(), store, !made.load(Ordering::SeqCst), LOG_TAIL_BYTES)?;
     made.store(true, Ordering::SeqCst);
     let identity = ReplicaIdentity { store, replica, shard: SHARD };
@@ -157,6 +160,7 @@ pub(super) async fn start(place: Place) -> Result<(), storage::Error> {
         log,
         peers: peers.clone(),
         meters: RaftMeters::default(),
+        rooms,
     };
     let replica = Replica::start(parts).await?;
     let handler = Arc::new(Answers { number, replica: replica.clone(), shared: shared.clone() });
