@@ -9,11 +9,12 @@
 //! | [`powerfs`], [`power_cuts`] | a file system that loses power, and what must survive it |
 //! | [`mutants`] | planted bugs, each of which must be noticed |
 //! | [`record`], [`report`] | what a run leaves behind, and the sum of many |
-//! | [`cluster`], [`fleet`], [`traffic`], [`client`], [`http`], [`show`] | real processes without faults of their own; single statements about them |
+//! | [`cluster`], [`files`], [`fleet`], [`traffic`], [`client`], [`http`], [`show`] | real processes without faults of their own; single statements about them |
 
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod files;
 pub mod fleet;
 pub mod history;
 pub mod http;

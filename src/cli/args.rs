@@ -8,8 +8,14 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::bench::args::BenchArgs;
+use super::check::DiskArgs;
 use super::exit::Failure;
 use crate::types::ShardId;
+
+mod files;
+
+pub(super) use files::{ExportArgs, ImportArgs};
 
 /// Longest `--timeout`, as the API has it.
 pub(super) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
@@ -62,11 +68,15 @@ impl ClientArgs {
 
     /// A flag that would do nothing must not be taken in silence.
     pub(super) fn refuse_for(&self, command: &str) -> Result<(), Failure> {
-        let given = [
-            ("--output", self.output.is_some()),
-            ("--endpoints", self.endpoints.is_some()),
-            ("--timeout", self.timeout.is_some()),
-        ];
+        if self.output.is_some() {
+            return Err(Failure::Usage(format!("--output has no meaning for `ringraft {command}`")));
+        }
+        self.refuse_cluster_for(command)
+    }
+
+    /// The same for a command that prints and asks no cluster.
+    pub(super) fn refuse_cluster_for(&self, command: &str) -> Result<(), Failure> {
+        let given = [("--endpoints", self.endpoints.is_some()), ("--timeout", self.timeout.is_some())];
         match given.iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(Failure::Usage(format!("{flag} has no meaning for `ringraft {command}`"))),
             None => Ok(()),
@@ -88,6 +98,10 @@ pub(super) enum Command {
     Del(DelArgs),
     /// List keys and values in byte order of the keys.
     Scan(ScanArgs),
+    /// Store every file below a directory under its path, or the lines of an NDJSON file.
+    Import(ImportArgs),
+    /// Write every key with a prefix to a file of its own, or to lines of NDJSON.
+    Export(ExportArgs),
     /// What the asked node knows of itself and the cluster.
     Status,
     /// Where a key lives: its token, shard, replicas and leader.
@@ -101,8 +115,19 @@ pub(super) enum Command {
     /// Nodes of the cluster.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Measure a cluster under load: throughput and latencies.
+    Bench(Box<BenchArgs>),
+    /// Check what a node will run on.
+    #[command(subcommand)]
+    Check(CheckCommand),
     /// The version of this program.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CheckCommand {
+    /// Whether a directory's disk is fast enough for the log: how long small synced appends take.
+    Disk(DiskArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -336,7 +361,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// `500ms`, `5s` or `2m`, as the API writes times.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let bad = || "expected a time such as 500ms, 5s or 2m".to_string();
     let digits = text.len() - text.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);

@@ -34,9 +34,9 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// A node answers at its deadline at the latest; its answer needs some time to arrive, and says more than ours would.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// Longest wait for a connection to one endpoint while others may be better.
-const DIAL_WAIT_MAX: Duration = Duration::from_secs(2);
+pub(super) const DIAL_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Longest answer taken, in bytes: a page of the longest values, several times over.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// `http://host:port`, without a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,11 @@ impl Endpoint {
         }
         Ok(Self { authority: authority.to_string() })
     }
+
+    /// `host:port`.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
 }
 
 /// What is asked of any one of the endpoints.
@@ -88,9 +93,18 @@ impl Request {
     pub(super) fn header(mut self, name: HeaderName, value: &str) -> Result<Self, Failure> {
         let value = HeaderValue::from_str(value)
             .map_err(|_| Failure::Usage(format!("{value:?} cannot be sent as a header ({name})")))?;
-        debug_assert!(name != "there are no credentials yet");
         self.headers.insert(name, value);
         Ok(self)
+    }
+
+    /// A value that may hold more than ASCII.
+    pub(super) fn header_value(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    pub(super) fn target(&self) -> &str {
+        &self.target
     }
 
     pub(super) fn body(mut self, body: Bytes) -> Self {
@@ -98,11 +112,11 @@ impl Request {
         self
     }
 
-    fn is_write(&self) -> bool {
+    pub(super) fn is_write(&self) -> bool {
         !self.method.is_safe()
     }
 
-    fn to_http(&self, endpoint: &Endpoint) -> Result<http::Request<Full<Bytes>>, http::Error> {
+    pub(super) fn to_http(&self, endpoint: &Endpoint) -> Result<http::Request<Full<Bytes>>, http::Error> {
         let mut request =
             http::Request::builder().method(&self.method).uri(&self.target).body(Full::new(self.body.clone()))?;
         let headers = request.headers_mut();
@@ -179,6 +193,25 @@ impl Client {
         Self { net, endpoints, timeout }
     }
 
+    /// Never empty.
+    pub(super) fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    pub(super) fn net(&self) -> Arc<dyn Net> {
+        self.net.clone()
+    }
+
+    /// How long a node may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(TIMEOUT_DEFAULT)
+    }
+
+    /// How long its answer is waited for.
+    pub(super) fn answer_wait(&self) -> Duration {
+        self.timeout().saturating_add(ANSWER_GRACE)
+    }
+
     /// `timeout=…` for routes that take it, where the user gave one.
     pub(super) fn timeout_pair(&self) -> Option<String> {
         self.timeout.map(|timeout| format!("timeout={}ms", timeout.as_millis()))
@@ -187,7 +220,7 @@ impl Client {
     /// Sends to one endpoint after the other, as far as that is safe, until one answers with success.
     pub(super) async fn send(&self, request: &Request) -> Result<Answer, Failure> {
         let is_write = request.is_write();
-        let deadline = clock::now().after(self.timeout.unwrap_or(TIMEOUT_DEFAULT).saturating_add(ANSWER_GRACE));
+        let deadline = clock::now().after(self.answer_wait());
         let mut tried = Vec::new();
         let mut refused = None;
         for endpoint in &self.endpoints {
@@ -218,7 +251,7 @@ impl Client {
 
     /// Any answer of the first endpoint, also an error, or why there is none.
     pub(super) async fn ask_first(&self, request: &Request) -> Result<Answer, String> {
-        let deadline = clock::now().after(self.timeout.unwrap_or(TIMEOUT_DEFAULT));
+        let deadline = clock::now().after(self.timeout());
         let endpoint = self.endpoints.first().expect("a client has endpoints");
         match self.ask(endpoint, request, deadline).await {
             Ok(Attempt::Answered(answer)) => Ok(answer),
@@ -273,7 +306,7 @@ impl Client {
 }
 
 /// The usual reasons in plain words.
-fn plain(error: &io::Error) -> String {
+pub(super) fn plain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
         _ => error.to_string(),
@@ -281,7 +314,7 @@ fn plain(error: &io::Error) -> String {
 }
 
 /// hyper says what failed, its sources say why.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

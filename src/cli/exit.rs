@@ -42,7 +42,7 @@ impl Exit {
 pub(super) enum Failure {
     #[error("{0}")]
     Usage(String),
-    /// `dev` could not go on.
+    /// The command could not go on, was told to stop, or found what it checked not to be well.
     #[error("{0}")]
     Run(String),
     /// A node could not go on, and its log says why.
@@ -61,6 +61,12 @@ pub(super) enum Failure {
     Lost { endpoint: String, reason: String },
     #[error("{0}")]
     Refused(Box<Problem>),
+    /// `import` or `export` ended before it was through.
+    #[error("{what}")]
+    Unfinished { what: String, exit: Exit, advice: String },
+    /// `bench` sent, and not one request succeeded.
+    #[error("no request succeeded; the first one failed with: {first}")]
+    NothingSucceeded { first: Box<Failure> },
     /// An answer of status 2xx that is not what the API promises.
     #[error("{endpoint} gave an answer that is none: {reason}")]
     BadAnswer { endpoint: String, reason: String },
@@ -79,6 +85,8 @@ impl Failure {
             Self::Unreachable { .. } => Exit::Unavailable,
             Self::Lost { .. } => Exit::OutcomeUnknown,
             Self::Refused(problem) => problem.exit(),
+            Self::Unfinished { exit, .. } => *exit,
+            Self::NothingSucceeded { first } => first.exit(),
         }
     }
 
@@ -91,6 +99,9 @@ impl Failure {
             )),
             Self::Lost { .. } => Some(OUTCOME_UNKNOWN.to_string()),
             Self::Refused(problem) => problem.advice(),
+            Self::Unfinished { advice, .. } if !advice.is_empty() => Some(advice.clone()),
+            // Of one write among many nothing is to be repeated; what to do about its cause stands in the error.
+            Self::NothingSucceeded { .. } => None,
             _ => None,
         }
     }

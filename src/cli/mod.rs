@@ -2,7 +2,9 @@
 //! of the HTTP API, like any other client. `main` calls [`main`] and nothing else here is public.
 //!
 //! Invariants: what was asked for goes to standard output, everything else to standard error; the exit code says what
-//! kind of failure it was ([`exit::Exit`]); a write whose outcome is unknown is never sent again ([`client`]).
+//! kind of failure it was ([`exit::Exit`]); a write whose outcome is unknown is never sent again by a client command
+//! ([`client`]) but by `import`, whose writes are made to be ([`files`]), and by `bench`, for its own keys before and
+//! after a run.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -10,10 +12,13 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod args;
+mod bench;
+mod check;
 mod client;
 mod cluster;
 mod dev;
 mod exit;
+mod files;
 mod kv;
 mod output;
 mod serve;
@@ -21,7 +26,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 
-use args::{Args, ClientArgs, Command, NodeCommand, ShardCommand};
+use args::{Args, CheckCommand, ClientArgs, Command, NodeCommand, ShardCommand};
 use client::Client;
 use exit::{Exit, Failure};
 use output::Printer;
@@ -56,8 +61,15 @@ fn run(args: Args) -> Result<(), Failure> {
             client.refuse_for("dev")?;
             dev::run(dev)
         }
+        Command::Bench(args) => bench::run(&client, args),
+        Command::Check(CheckCommand::Disk(args)) => {
+            client.refuse_cluster_for("check disk")?;
+            check::run(args, &mut Printer::standard(client.output()))
+        }
         Command::Version => Printer::standard(client.output()).version(),
-        _ => block_on(run_client(&client, command)),
+        Command::Import(import) => files::run_import(&client, import),
+        Command::Export(export) => files::run_export(&client, export),
+        _ => block_on(run_client(&client, command))?,
     }
 }
 
@@ -74,17 +86,23 @@ async fn run_client(args: &ClientArgs, command: Command) -> Result<(), Failure> 
         Command::Shard(ShardCommand::List) => cluster::shard_list(&client, printer).await,
         Command::Shard(ShardCommand::Show { id }) => cluster::shard_show(&client, id, printer).await,
         Command::Node(NodeCommand::List) => cluster::node_list(&client, printer).await,
-        Command::Serve(_) | Command::Dev(_) | Command::Version => {
-            unreachable!("these commands are no clients and were run before")
+        Command::Serve(_)
+        | Command::Dev(_)
+        | Command::Bench(_)
+        | Command::Check(_)
+        | Command::Version
+        | Command::Import(_)
+        | Command::Export(_) => {
+            unreachable!("these commands have a runtime of their own, or none, and were run before")
         }
     }
 }
 
 /// One thread is enough for a client, which does one thing after another.
-fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Failure::Io { what: "cannot start the runtime".to_string(), source })?;
-    runtime.block_on(work)
+    Ok(runtime.block_on(work))
 }

@@ -67,7 +67,7 @@ pub(super) async fn run(options: Options) -> Verdict {
 
 /// The sources of the dependencies first; they are some 15,000 files. Then, until there are enough, the headers of the C
 /// and C++ libraries that RocksDB is built with, and what else every Debian machine has: how much that is differs.
-fn default_trees() -> Vec<PathBuf> {
+pub(super) fn default_trees() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let cargo = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
     let system = ["/usr/include", "/usr/share", "/usr/lib"].map(PathBuf::from);

@@ -5,12 +5,12 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 use crate::config::Config;
 
-fn parse(line: &[&str]) -> Result<Args, clap::Error> {
+pub(in crate::cli::args) fn parse(line: &[&str]) -> Result<Args, clap::Error> {
     Args::try_parse_from([&["ringraft"], line].concat())
 }
 
 #[track_caller]
-fn refused(line: &[&str]) {
+pub(in crate::cli::args) fn refused(line: &[&str]) {
     match parse(line) {
         Ok(args) => panic!("{line:?} was taken as {args:?}"),
         Err(error) => assert_eq!(error.exit_code(), 2, "{line:?}: {error}"),

@@ -8,7 +8,7 @@ use raft_tests::http::{Http, has_head};
 
 #[tokio::test]
 async fn bad_input_is_refused_and_stores_nothing() {
-    let cluster = Cluster::start(Plan { nodes: 1, replication_factor: 1, shards: 2 }).await;
+    let cluster = Cluster::start(Plan { nodes: 1, replication_factor: 1, shards: 2, ..Plan::default() }).await;
     let http = cluster.http(0);
     parameters_are_checked(http).await;
     routes_and_methods_are_checked(http).await;

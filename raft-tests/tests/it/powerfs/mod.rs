@@ -8,14 +8,14 @@ mod durability;
 mod faults;
 mod life;
 mod power_cuts;
-mod support;
+pub(crate) mod support;
 
 use std::io::Write;
 
 use raft_tests::powerfs::why_not_here;
 
 /// Whether the test that asks can show nothing on this machine.
-fn skipped() -> bool {
+pub(crate) fn skipped() -> bool {
     let Some(why) = why_not_here() else { return false };
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
     let test = std::thread::current().name().unwrap_or_default().to_string();
