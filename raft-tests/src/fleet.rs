@@ -210,6 +210,13 @@ impl Guest {
     }
 }
 
+/// Memory that a process has now; None when it does not run.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+}
+
 /// Time since an earlier moment.
 pub fn since(earlier: Moment) -> Duration {
     clock::now().since(earlier)

@@ -13,7 +13,7 @@ use ringraft::clock;
 use super::{Options, Verdict, per_second};
 use crate::client::{Client, Outcome};
 use crate::cluster::{Cluster, Node, Plan};
-use crate::fleet::{kill_all, since};
+use crate::fleet::{kill_all, resident_bytes, since};
 
 const SHARDS: [u32; 2] = [12, 256];
 /// What a cluster does after its start is over by then.
@@ -152,10 +152,9 @@ fn ticks(stat: &str) -> Option<Duration> {
 }
 
 fn resident_mib(node: &Node) -> Result<f64, String> {
-    let status = process_file(node, "status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-    Ok(kib.ok_or("a status file is not understood")? / 1024.0)
+    let bytes = node.pid().and_then(resident_bytes).ok_or("a node does not run")?;
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    Ok(bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

@@ -12,13 +12,20 @@ use futures::future::LocalBoxFuture;
 use ringraft::clock;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::real::world::bridge;
+
 mod failover;
+mod full_disks;
 mod idle;
+mod import_kill;
 mod kill_each;
 mod majority_down;
 mod real_input;
 mod rolling_stop;
 mod steady;
+
+/// Exit code of a show that this machine cannot run.
+const NOT_HERE: u8 = 77;
 
 /// What a false statement comes to: which part was false, with the figure.
 pub type Verdict = Result<(), String>;
@@ -27,22 +34,29 @@ pub type Verdict = Result<(), String>;
 pub struct Show {
     pub name: &'static str,
     pub statement: &'static str,
+    /// It mounts file systems: it runs as root, in namespaces of its own.
+    mounts: bool,
     run: fn(Options) -> LocalBoxFuture<'static, Verdict>,
 }
 
 macro_rules! show {
     ($name:literal, $module:ident, $statement:literal) => {
-        Show { name: $name, statement: $statement, run: |options| $module::run(options).boxed_local() }
+        Show { name: $name, statement: $statement, mounts: false, run: |options| $module::run(options).boxed_local() }
+    };
+    ($name:literal, $module:ident, mounts, $statement:literal) => {
+        Show { mounts: true, ..show!($name, $module, $statement) }
     };
 }
 
 pub const ALL: &[Show] = &[
     show!("real-input", real_input, "20,000 files of a real source tree come back equal through another node"),
+    show!("import-kill", import_kill, "a tree imported through kills of every node comes back equal by diff -r"),
     show!("kill-each", kill_each, "no acknowledged write is lost to kill -9 of each node, and of all at once"),
     show!("majority-down", majority_down, "a minority refuses in time and truthfully, and serves stale reads"),
     show!("failover", failover, "writes go on within 1.5 s of kill -9 of a leader under load"),
     show!("rolling-stop", rolling_stop, "SIGTERM under load ends each node in order and loses nothing"),
     show!("steady", steady, "64 clients without a fault see no error and no change of leader"),
+    show!("full-disks", full_disks, mounts, "full disks refuse values alone, lose nothing, and clear by themselves"),
     show!("idle", idle, "processor and memory of an idle node, and the time of a start with data"),
 ];
 
@@ -89,6 +103,10 @@ impl Options {
 
 /// Runs a show on a runtime of its own and says how it went.
 pub fn run(show: &Show, options: &Options) -> ExitCode {
+    if show.mounts && !bridge::inside() {
+        println!("{}: cannot run here: {}", show.name, why_not_in_namespaces());
+        return ExitCode::from(NOT_HERE);
+    }
     let mut options = options.clone();
     let seed = *options.seed.get_or_insert_with(|| clock::random_u64() >> 32);
     let short = if options.short { " --short" } else { "" };
@@ -115,6 +133,11 @@ pub fn run(show: &Show, options: &Options) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Goes on in namespaces of its own in the place of this process, and returns only when that cannot be done.
+fn why_not_in_namespaces() -> String {
+    bridge::why_not_here().unwrap_or_else(bridge::enter_private_namespaces)
 }
 
 /// SIGINT or SIGTERM.
