@@ -10,6 +10,11 @@
 //! - a damaged record that is whole but for its length field, or but for one bit: no lost sector does that. Without this
 //!   rule a flipped bit in the last batch, perhaps an acknowledged vote, would look like a torn tail and be dropped.
 //!
+//! The edits of a MANIFEST are the exception: RocksDB writes those of one change, a flush and the end of the log that it
+//! makes obsolete, as records of their own and syncs them together. There whole records behind the damage are of the same
+//! change when the damage is what lost sectors leave, zeros up to a sector's edge, and so little follows that it was under way
+//! at once.
+//!
 //! Where a record may begin behind the damage: at every block start and wherever a walk from there leads. Inside a
 //! damaged block the positions are unknown, and a user's value may hold the bytes of a valid record; so there a
 //! candidate counts only when it holds a write batch whose sequence number continues this very log. A value with bytes of
@@ -20,6 +25,10 @@ const HEADER_BYTES: usize = 7;
 const RECYCLABLE_HEADER_BYTES: usize = 11;
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
+/// The edits of one change take up less than this.
+const CHANGE_BYTES_MAX: usize = 4096;
+/// Fewer zeros at a sector's edge may be an edit's own.
+const LOST_BYTES_MIN: usize = 4;
 /// Sequence number (8 bytes) and count (4 bytes) at the head of a write batch.
 const BATCH_HEADER_BYTES: usize = 12;
 /// How far sequence numbers may run on inside one damaged block: its own changes, and buffered ones that are in no log.
@@ -127,11 +136,24 @@ fn judge_damage(
         return Verdict::Rotten { at: damage, why };
     }
     match later_record(file, number, contents, damage, next_sequence) {
+        Some(later) if contents == Contents::Edits && is_of_a_change_under_way(file, damage, later) => {
+            Verdict::Torn { from: batch_start.unwrap_or(damage) }
+        }
         Some(later) => {
             Verdict::Rotten { at: damage, why: format!("not a whole record, and another follows at byte {later}") }
         }
         None => Verdict::Torn { from: batch_start.unwrap_or(damage) },
     }
+}
+
+/// Whether the damage before `later` is a lost sector in the last edits of a MANIFEST.
+fn is_of_a_change_under_way(file: &[u8], damage: usize, later: usize) -> bool {
+    let first_sector = damage - damage % SECTOR_BYTES;
+    let is_lost = |sector: usize| {
+        let part = &file[sector.max(damage)..(sector + SECTOR_BYTES).min(later)];
+        part.len() >= LOST_BYTES_MIN && part.iter().all(|&byte| byte == 0)
+    };
+    file.len() - damage <= CHANGE_BYTES_MAX && (first_sector..later).step_by(SECTOR_BYTES).any(is_lost)
 }
 
 fn block_left(offset: usize) -> usize {

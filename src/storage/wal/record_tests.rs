@@ -252,3 +252,46 @@ proptest! {
         judge(&file, number, Contents::Edits);
     }
 }
+
+/// A MANIFEST of synced edits, and two more of one change that were under way; with where these begin and end.
+fn manifest() -> (Writer, [usize; 3]) {
+    let mut writer = Writer::new(1);
+    while writer.file.len() < 900 {
+        writer.physical(1, &[0xA5; 90]);
+    }
+    let flush = writer.file.len();
+    writer.physical(1, &[0x5A; 110]);
+    let obsolete = writer.file.len();
+    writer.physical(1, &[0x3C; 6]);
+    let end = writer.file.len();
+    assert!(flush < 1024 && obsolete > 1024, "the first of them lies in two sectors: {flush} to {obsolete}");
+    (writer, [flush, obsolete, end])
+}
+
+#[test]
+fn edits_of_a_change_that_was_under_way_are_torn_whichever_sector_of_them_is_lost() {
+    let (whole, [flush, obsolete, end]) = manifest();
+    assert_eq!(judge(&whole.file, 7, Contents::Edits), Verdict::Whole);
+    for lost in [flush..1024, 1024..obsolete, flush..obsolete] {
+        let mut torn = whole.file.clone();
+        torn[lost.clone()].fill(0);
+        assert_eq!(judge(&torn, 7, Contents::Edits), Verdict::Torn { from: flush }, "{lost:?} of {flush} to {end}");
+    }
+}
+
+#[test]
+fn an_edit_that_is_damaged_otherwise_or_long_before_the_end_is_rot() {
+    let (whole, [flush, obsolete, _]) = manifest();
+    let mut rotten = whole.file.clone();
+    rotten[flush + 20..flush + 30].fill(0x77);
+    assert!(matches!(judge(&rotten, 7, Contents::Edits), Verdict::Rotten { at, .. } if at == flush));
+    let mut rotten = whole.file.clone();
+    rotten[flush + 20..flush + 40].fill(0);
+    assert!(matches!(judge(&rotten, 7, Contents::Edits), Verdict::Rotten { .. }), "no sector has its edge there");
+    let mut long = whole.clone();
+    while long.file.len() < flush + CHANGE_BYTES_MAX {
+        long.physical(1, &[0xA5; 90]);
+    }
+    long.file[1024..obsolete].fill(0);
+    assert!(matches!(judge(&long.file, 7, Contents::Edits), Verdict::Rotten { at, .. } if at == flush));
+}
