@@ -94,7 +94,7 @@ pub(in crate::cli) struct ValueSize {
 /// (to the last answer), requests {sent, succeeded, failed, not_started, warmup, redirects}, throughput_per_second (of
 /// successes), latency_ms {all, put, get, failed}, each {count, min, mean, p50, p90, p99, p999, max} or null,
 /// start_delay_ms (of an open loop: how late requests started, the same members), writes {acknowledged, not_applied,
-/// unknown}, errors [{status, code, count}], wrong_values, load, cleanup, interrupted, warnings [text].
+/// unknown}, errors [{status, code, count}], wrong_values, load, cleanup, interrupted, warnings (texts).
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::cli) struct BenchArgs {
     pub(super) workload: Workload,
