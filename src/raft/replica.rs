@@ -221,10 +221,6 @@ impl Replica {
         self.inner.shard
     }
 
-    pub fn node(&self) -> NodeId {
-        self.inner.node
-    }
-
     pub fn machine(&self) -> &MachineShared {
         &self.inner.machine
     }
