@@ -45,6 +45,8 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// From the last delete until values are taken again.
 const CLEARS_WITHIN: Duration = Duration::from_secs(60);
+/// A leader that a slow disk has cost its followers is followed by another.
+const ELECTED_WITHIN: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 /// A disk on which nothing more is written is as it will be after so long.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
@@ -99,7 +101,8 @@ pub(super) async fn run(options: Options) -> Verdict {
     fill.until_leads_nothing(0).await?;
     fill.values_are_refused_and_all_else_goes_on("one disk below its hard reserve, led elsewhere").await?;
 
-    let second = fill.take_room(0, RESERVE / 4).await?;
+    // Spent, with room for the flushes and compactions that are under way: nothing but the stranger may fill this disk.
+    let second = fill.take_room(0, RESERVE * 3 / 8).await?;
     fill.until_room(0, &["spent"]).await?;
     fill.values_are_refused_and_all_else_goes_on("one disk spent").await?;
     drop(second);
@@ -341,18 +344,36 @@ impl Fill {
                 let read = client.get(&path_of(*key), LIMIT).await;
                 check(*key, Known { there: true, absent: false }, read).map_err(|why| format!("{state}: {why}"))?;
             }
-            for admin in ["/v1/admin/shards", "/v1/admin/nodes", "/v1/status", "/readyz"] {
+            for admin in ["/v1/admin/shards", "/v1/admin/nodes", "/v1/status"] {
                 let reply = self.cluster.http(place).get(admin).try_send().await?;
                 if reply.status != 200 {
-                    return Err(format!("{state}: {admin} is {}", reply.status));
+                    return Err(format!("{state}: {admin} is {reply:?}"));
                 }
             }
+            self.until_ready(place, state).await?;
             for key in keys.drain(..SAMPLES) {
                 self.delete(&mut client, key).await.map_err(|why| format!("{state}: {why}"))?;
             }
         }
         println!("  {state}: {SAMPLES} values refused with 507, {SAMPLES} read, {SAMPLES} deleted through each node");
         Ok(())
+    }
+
+    /// A node whose disk is full stays ready: it is asked again only while a replica looks for its leader, which it says.
+    async fn until_ready(&self, place: usize, state: &str) -> Verdict {
+        let began = clock::now();
+        loop {
+            let reply = self.cluster.http(place).get("/readyz").try_send().await?;
+            if reply.status == 200 {
+                return Ok(());
+            }
+            let why = reply.json()["detail"].to_string();
+            if !why.contains("knows no leader") || since(began) > ELECTED_WITHIN {
+                return Err(format!("{state}: /readyz is {reply:?}"));
+            }
+            println!("  {state}: {} was asked while {why}", self.cluster.nodes[place].name);
+            tokio::time::sleep(ELECTED_WITHIN / 10).await;
+        }
     }
 
     async fn refuses(&mut self, client: &mut Client, key: u64) -> Verdict {
