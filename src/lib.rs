@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` has the picture, the life of a put and the layer table.
 
+pub mod admission;
 pub mod api;
 pub mod catalog;
 pub mod cli;

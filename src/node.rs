@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{Fuse, pending};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -19,6 +20,7 @@ use tracing::{error, info, warn};
 
 use self::directory::{Directory, Myself};
 use self::identity::{Founding, Identity};
+use crate::admission::Admission;
 use crate::api::peer::{PeerService, WhoIs};
 use crate::catalog::{Catalog, CatalogCommand, NodeProfile};
 use crate::clock;
@@ -69,6 +71,9 @@ pub struct NodeParts {
     pub config: Config,
     pub disk: Arc<dyn Disk>,
     pub net: Arc<dyn Net>,
+    /// Where clients are served: beside the node's other tasks, so that a refusal need not wait behind the work for which
+    /// it is refused, nor that work behind a crowd of connections.
+    pub clients: Handle,
 }
 
 /// Opens the data directory of a configuration.
@@ -83,8 +88,9 @@ pub fn open_disk(config: &Config) -> Result<RocksDisk, Error> {
 }
 
 /// Runs a node on the real disk and network until `stop`.
-pub async fn run(config: Config, disk: RocksDisk, stop: CancellationToken) -> Result<(), Error> {
-    let node = Node::start(NodeParts { config, disk: Arc::new(disk), net: Arc::new(TcpNet) }, stop.clone()).await?;
+pub async fn run(config: Config, disk: RocksDisk, clients: Handle, stop: CancellationToken) -> Result<(), Error> {
+    let parts = NodeParts { config, disk: Arc::new(disk), net: Arc::new(TcpNet), clients };
+    let node = Node::start(parts, stop.clone()).await?;
     let Some(mut node) = node else { return Ok(()) };
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
@@ -106,6 +112,8 @@ pub struct Node {
     seeds: AskedSeeds,
     /// How much room the disk has.
     _measuring: AbortOnDropHandle<()>,
+    /// How late its tasks run.
+    _admitting: AbortOnDropHandle<()>,
 }
 
 /// The seeds of a node that is back are asked while it opens and serves already: one that drops what it is sent would keep
@@ -135,9 +143,12 @@ struct Server {
 }
 
 impl Server {
-    fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(CancellationToken) -> F) -> Self {
+    fn start<F>(on: &Handle, serve: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let stop = CancellationToken::new();
-        Self { task: tokio::spawn(serve(stop.clone())), stop: stop.drop_guard() }
+        Self { task: on.spawn(serve(stop.clone())), stop: stop.drop_guard() }
     }
 
     /// Stops accepting and waits for what is in flight; the server bounds that time itself.
@@ -160,7 +171,7 @@ impl Node {
     }
 
     async fn start_unless_stopped(parts: NodeParts) -> Result<Self, Error> {
-        let NodeParts { config, disk, net } = parts;
+        let NodeParts { config, disk, net, clients } = parts;
         let started = clock::now();
         let timing = timing_of(&config);
         let reserve = Reserve::open(disk.clone(), config.storage.disk_reserve_bytes)?;
@@ -177,8 +188,8 @@ impl Node {
             identity.save(disk.as_ref())?;
         }
 
-        let peer_listener = listen(net.as_ref(), &config.peer.listen).await?;
-        let http_listener = listen(net.as_ref(), &config.http.listen).await?;
+        let peer_listener = listen(&Handle::current(), &net, &config.peer.listen).await?;
+        let http_listener = listen(&clients, &net, &config.http.listen).await?;
         let advertised = |configured: &Option<String>, listener: &dyn transport::dial::Listener, address: &str| {
             configured.clone().or_else(|| listener.local_address().ok()).unwrap_or_else(|| address.to_string())
         };
@@ -201,11 +212,15 @@ impl Node {
 
         let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
         let service = peer_service(&config, &identity, directory.clone());
-        let peer = Server::start(|stop| transport::serve(peer_listener, directory.clone(), service.clone(), stop));
+        let peer = Server::start(&Handle::current(), |stop| {
+            transport::serve(peer_listener, directory.clone(), service.clone(), stop)
+        });
         let awaited = watch::Sender::new("this node asks its seeds for their cluster".to_string());
         let (draining, is_draining) = watch::channel(false);
-        let context = api::Context::new(&config.http, awaited.subscribe(), is_draining.clone(), started);
-        let http = Server::start(|stop| api::serve(http_listener, context.clone(), stop));
+        let admission = Admission::default();
+        let context =
+            api::Context::new(&config.http, awaited.subscribe(), is_draining.clone(), admission.clone(), started);
+        let http = Server::start(&clients, |stop| api::serve(http_listener, context.clone(), stop));
 
         let mut seeds = if let Some(cluster) = identity.cluster {
             AskedSeeds::of_member(&config, cluster, &peers)
@@ -238,7 +253,9 @@ impl Node {
         }
 
         let router = Router::new(host.clone(), directory.catalog());
-        service.begin(router.clone(), is_draining);
+        service.begin(router.clone(), is_draining, admission.clone());
+        // Here and not where clients are served: what must not be late is Raft.
+        let admitting = AbortOnDropHandle::new(tokio::spawn(async move { admission.run().await }));
         tasks.spawn(follow_own_catalog(host.meta_catalog(), directory.clone(), background.clone()));
         tasks.spawn(keep_catalog_copy(directory.catalog(), log, background.clone()));
         tasks.spawn(fetch_catalogs(newer_catalogs, peers.clone(), directory.clone(), background.clone()));
@@ -251,7 +268,18 @@ impl Node {
         }
         context.begin(router.clone(), cluster);
         info!(%cluster, %node, "serving");
-        Ok(Self { router, peers, draining, background, http, peer, tasks, seeds, _measuring: measuring })
+        Ok(Self {
+            router,
+            peers,
+            draining,
+            background,
+            http,
+            peer,
+            tasks,
+            seeds,
+            _measuring: measuring,
+            _admitting: admitting,
+        })
     }
 
     pub fn router(&self) -> &Router {
@@ -283,8 +311,13 @@ impl Node {
     }
 }
 
-async fn listen(net: &dyn Net, address: &str) -> Result<Box<dyn transport::dial::Listener>, Error> {
-    net.listen(address).await.map_err(|error| Error::Listen { address: address.into(), what: error.to_string() })
+/// The sockets belong to the runtime that listens.
+async fn listen(on: &Handle, net: &Arc<dyn Net>, address: &str) -> Result<Box<dyn transport::dial::Listener>, Error> {
+    let failed = |what| Error::Listen { address: address.into(), what };
+    let (net, at) = (net.clone(), address.to_string());
+    let listening = on.spawn(async move { net.listen(&at).await });
+    let listening = listening.await.map_err(|error| failed(error.to_string()))?;
+    listening.map_err(|error| failed(error.to_string()))
 }
 
 fn timing_of(config: &Config) -> Timing {

@@ -27,7 +27,8 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Imported by every layer; among themselves each imports only those before it.
-const FOUNDATION: &[&str] = &["mutants", "types", "clock", "wire", "method", "config", "telemetry", "meters"];
+const FOUNDATION: &[&str] =
+    &["mutants", "types", "clock", "wire", "method", "config", "telemetry", "meters", "admission"];
 
 /// Macros stand at the crate's root whatever file makes them; these are of `wire`.
 const WIRE_MACROS: &[&str] = &["wire_enum", "wire_struct"];

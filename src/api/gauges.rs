@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use crate::admission::Admission;
 use crate::meters::{self, Meters};
 use crate::shard::limits::InFlight;
 use crate::shard::{DiskGauges, ReplicaGauges};
@@ -25,6 +26,9 @@ pub(super) struct NodeGauges {
     apply_lag: Gauge,
     follower_lag: Gauge,
     unflushed_bytes: Gauge,
+    requests: Gauge,
+    requests_max: Gauge,
+    lateness: Gauge<f64, AtomicU64>,
     proposals: Gauge,
     proposals_max: Gauge,
     proposal_bytes: Gauge,
@@ -56,6 +60,8 @@ impl Meters for NodeGauges {
         add("apply_lag_entries", help, &self.apply_lag);
         let help = "Entries that the voter furthest behind lacks, of the group led here with the most";
         add("follower_lag_entries", help, &self.follower_lag);
+        add("requests_pending", "Requests of clients on keys in hand", &self.requests);
+        add("requests_limit", "Requests in hand at which further ones are refused", &self.requests_max);
         add("proposals_pending", "Writes in flight: proposed and not resolved", &self.proposals);
         add("proposals_limit", "Writes in flight at which further ones are refused", &self.proposals_max);
         add("proposal_bytes_pending", "Bytes of keys and values of the writes in flight", &self.proposal_bytes);
@@ -76,6 +82,8 @@ impl Meters for NodeGauges {
         registry.register("compression_ratio", help, self.compression_ratio.clone());
         registry.register("block_cache_hits", "Blocks found in memory", self.cache_hits.clone());
         registry.register("block_cache_misses", "Blocks read from disk", self.cache_misses.clone());
+        let help = "Time that the node's tasks waited for a processor when it was looked at last";
+        registry.register_with_unit("lateness", help, Unit::Seconds, self.lateness.clone());
         let build = Family::<Build, Gauge>::default();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("build_info", "The version of this node; its value is 1", build);
@@ -105,6 +113,12 @@ impl NodeGauges {
         self.proposals_max.set(count(now.entries_max));
         self.proposal_bytes.set(count(now.bytes));
         self.proposal_bytes_max.set(count(now.bytes_max));
+    }
+
+    pub(super) fn set_admission(&self, now: &Admission) {
+        self.requests.set(count(now.clients().in_hand()));
+        self.requests_max.set(count(now.clients().bound()));
+        self.lateness.set(now.lateness().as_secs_f64());
     }
 
     pub(super) fn set_disk(&self, disk: &DiskGauges) {
@@ -224,7 +238,12 @@ mod tests {
         let disk = DiskGauges { free_bytes: 5, size_bytes: 9, reserve_bytes: 2, room, stored_bytes: 4, tables, cache };
         gauges.set_disk(&disk);
         gauges.set_in_flight(InFlight { entries: 1, entries_max: 2, bytes: 3, bytes_max: 4 });
+        let admission = Admission::default();
+        let _in_hand = admission.clients().enter();
+        gauges.set_admission(&admission);
         let lines = [
+            "ringraft_requests_pending 1",
+            "ringraft_lateness_seconds 0.0",
             "ringraft_compression_ratio 2.5",
             "ringraft_block_cache_hits_total 7",
             "ringraft_disk_free_bytes 5",

@@ -164,6 +164,7 @@ pub(super) async fn metrics(context: &Context, query: &Query) -> Answer {
             Err(error) => warn!(%error, "the disk does not tell how it stands; its metrics are those of before"),
         }
     }
+    gauges.set_admission(&context.inner.admission);
     gauges.uptime_seconds.set(number(clock::now().since(context.inner.started).as_secs()));
     let of_shards = with_shards.then(|| gauges::of_shards(&running));
     Ok(with_type(StatusCode::OK, METRICS_TYPE, context.inner.metrics.text(of_shards.as_ref())))

@@ -60,7 +60,7 @@ where
     B::Error: std::fmt::Display,
 {
     check_key(&key)?;
-    refuse_when_draining(call)?;
+    call.admit()?;
     match *call.method {
         Method::PUT => put(call, key, body).await,
         Method::DELETE => delete(call, key).await,
@@ -75,13 +75,6 @@ pub(super) fn check_key(key: &[u8]) -> Result<(), Box<Problem>> {
     if key.len() > KEY_BYTES_MAX {
         let detail = format!("a key has at most {KEY_BYTES_MAX} bytes; this one has {}", key.len());
         return Err(Problem::new(Code::UriTooLong, detail).with_member("limit_bytes", json!(KEY_BYTES_MAX)));
-    }
-    Ok(())
-}
-
-pub(super) fn refuse_when_draining(call: &Call<'_>) -> Result<(), Box<Problem>> {
-    if call.context.is_draining() {
-        return Err(Problem::new(Code::Draining, "this node is shutting down; ask another"));
     }
     Ok(())
 }
@@ -122,6 +115,7 @@ pub(super) fn read_headers(served: Consistency, staleness: Staleness, served_by:
 async fn get(call: &Call<'_>, key: Bytes) -> Answer {
     let consistency = consistency(&call.query)?;
     let precondition = headers::precondition(call.headers)?;
+    let _in_hand = call.take_in_hand()?;
     let read = call.router().read(key.clone(), consistency, call.options()?).await;
     let read = read.map_err(|error| Problem::from_router(error, call, false))?;
     let Read { row, consistency, fresh_at, shard, served_by } = read;
@@ -237,6 +231,7 @@ async fn delete(call: &Call<'_>, key: Bytes) -> Answer {
 }
 
 async fn send(call: &Call<'_>, write: Write) -> Result<Written, Box<Problem>> {
+    let _in_hand = call.take_in_hand()?;
     let written = call.router().write(write, call.options()?).await;
     written.map_err(|error| Problem::from_router(error, call, true))
 }

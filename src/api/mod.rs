@@ -38,6 +38,7 @@ use self::metrics::Metrics;
 use self::routes::{Endpoint, Query, Route};
 pub use self::server::serve;
 use self::timing::{SlowLog, Told};
+use crate::admission::{Admission, InHand};
 use crate::clock::{self, Moment};
 use crate::config::HttpConfig;
 use crate::meters::{self, Meters};
@@ -97,6 +98,7 @@ struct Inner {
     metrics: Metrics,
     started: Moment,
     bodies: Arc<Semaphore>,
+    admission: Admission,
     slow: SlowLog,
     /// Set once.
     serving: OnceLock<Serving>,
@@ -114,21 +116,25 @@ impl Context {
         config: &HttpConfig,
         awaited: watch::Receiver<String>,
         draining: watch::Receiver<bool>,
+        admission: Admission,
         started: Moment,
     ) -> Self {
-        Self::with_limits(HttpLimits::from(config), awaited, draining, started)
+        Self::with_limits(HttpLimits::from(config), awaited, draining, admission, started)
     }
 
     fn with_limits(
         limits: HttpLimits,
         awaited: watch::Receiver<String>,
         draining: watch::Receiver<bool>,
+        admission: Admission,
         started: Moment,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(BODY_BYTES_HELD_MAX / body::BYTES_UNIT));
         let (metrics, serving) = (Metrics::default(), OnceLock::new());
         let slow = SlowLog::new(limits.slow_request);
-        Self { inner: Arc::new(Inner { limits, awaited, draining, metrics, started, bodies, slow, serving }) }
+        Self {
+            inner: Arc::new(Inner { limits, awaited, draining, metrics, admission, started, bodies, slow, serving }),
+        }
     }
 
     /// From now on every route is served, also on connections that were open before.
@@ -170,6 +176,22 @@ struct Call<'a> {
 impl Call<'_> {
     fn router(&self) -> &Router {
         &self.serving.router
+    }
+
+    /// Refuses, before the body is read, what this node would not take in hand anyway. A body may be long on its way, so
+    /// the request counts only from [`Self::take_in_hand`] on.
+    fn admit(&self) -> Result<(), Box<Problem>> {
+        if self.context.is_draining() {
+            return Err(Problem::new(Code::Draining, "this node is shutting down; ask another"));
+        }
+        if self.context.inner.admission.clients().is_full() {
+            return Err(overloaded());
+        }
+        Ok(())
+    }
+
+    fn take_in_hand(&self) -> Result<InHand, Box<Problem>> {
+        self.context.inner.admission.clients().enter().ok_or_else(overloaded)
     }
 
     /// How the router is to go about it.
@@ -309,6 +331,10 @@ fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Full::default());
     *response.status_mut() = status;
     response
+}
+
+fn overloaded() -> Box<Problem> {
+    Problem::new(Code::Overloaded, "this node is late and takes no more in hand; try again, more slowly")
 }
 
 fn not_ready_yet() -> Box<Problem> {

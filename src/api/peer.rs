@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 
 use tokio::sync::watch;
 
+use crate::admission::{Admission, Gate};
 use crate::catalog::{CatalogCommand, CatalogResponse, NodeProfile};
 use crate::clock::{self, Moment};
 use crate::machine::{Command, Response};
@@ -18,6 +19,7 @@ use crate::raft::network::GroupHeader;
 use crate::raft::snapshot;
 use crate::router::{ReadRequest, RemoteRead, RemoteScan, Router, ScanShardRequest, Timed, WriteRequest};
 
+use crate::shard;
 use crate::storage::off_runtime;
 use crate::transport::{Failure, Handler, Incoming};
 use crate::types::{ClusterId, META_SHARD, NodeId, ReplicaId, ShardId, StoreId};
@@ -79,6 +81,7 @@ pub struct PeerService {
 struct Serving {
     router: Router,
     draining: watch::Receiver<bool>,
+    admission: Admission,
 }
 
 impl PeerService {
@@ -87,8 +90,8 @@ impl PeerService {
     }
 
     /// From now on requests are served.
-    pub fn begin(&self, router: Router, draining: watch::Receiver<bool>) {
-        let first = self.serving.set(Serving { router, draining }).is_ok();
+    pub fn begin(&self, router: Router, draining: watch::Receiver<bool>, admission: Admission) {
+        let first = self.serving.set(Serving { router, draining, admission }).is_ok();
         assert!(first, "a node begins to serve once");
     }
 }
@@ -122,7 +125,7 @@ fn malformed(error: WireError) -> Failure {
 }
 
 async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Moment) -> Result<Bytes, Failure> {
-    let Serving { router, draining } = serving;
+    let Serving { router, draining, admission } = serving;
     match method {
         Method::Append | Method::Vote | Method::PreVote | Method::TransferLeader | Method::SnapshotChunk => {
             let header = GroupHeader::decode(&mut body).map_err(malformed)?;
@@ -135,19 +138,20 @@ async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Mom
         Method::Write => {
             let WriteRequest { shard, write } = Wire::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(shard) else { return Ok(not_here::<Response>()) };
-            Ok(Timed::of(group.write(write, deadline)).await.to_bytes())
+            let written = group.write(write, deadline);
+            Ok(Timed::of(admitted(admission.peers(), written)).await.to_bytes())
         }
         Method::Read => {
             let ReadRequest { shard, key, consistency } = Wire::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(shard) else { return Ok(not_here::<RemoteRead>()) };
             let read = async { group.read(key, consistency, deadline).await.map(RemoteRead::new) };
-            Ok(Timed::of(read).await.to_bytes())
+            Ok(Timed::of(admitted(admission.peers(), read)).await.to_bytes())
         }
         Method::Scan => {
             let ScanShardRequest { shard, scan, consistency } = Wire::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(shard) else { return Ok(not_here::<RemoteScan>()) };
             let scan = async { group.scan(scan, consistency, deadline).await.map(RemoteScan::new) };
-            Ok(Timed::of(scan).await.to_bytes())
+            Ok(Timed::of(admitted(admission.peers(), scan)).await.to_bytes())
         }
         Method::ProposeCatalog => {
             let command: CatalogCommand = Wire::from_bytes(body).map_err(malformed)?;
@@ -168,6 +172,12 @@ async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Mom
         }
         Method::WhoIs => unreachable!("answered before the node serves"),
     }
+}
+
+/// What another node forwarded, unless this one is late and has too much of that in hand.
+async fn admitted<T>(gate: &Gate, request: impl Future<Output = Result<T, shard::Error>>) -> Result<T, shard::Error> {
+    let _in_hand = gate.enter().ok_or(shard::Error::Overloaded)?;
+    request.await
 }
 
 fn not_here<T: Wire>() -> Bytes {
@@ -234,6 +244,18 @@ mod tests {
         golden::check("replica_digest", &[ReplicaDigest { applied_index: None, ..digest.clone() }, digest]);
         golden::check("ready_to_lead_request", &[ReplicaId(0x0102)]);
         golden::check("ready_to_lead_answer", &[true, false]);
+    }
+
+    #[tokio::test]
+    async fn what_is_forwarded_is_refused_when_too_much_of_it_is_in_hand() {
+        let gate = Gate::default();
+        let full = gate.fill();
+        let request = async { unreachable!("it is not begun") };
+        let refused: Result<(), _> = admitted(&gate, request).await;
+        assert!(matches!(refused, Err(shard::Error::Overloaded)), "{refused:?}");
+        drop(full);
+        let in_hand = admitted(&gate, async { Ok(gate.in_hand()) }).await;
+        assert_eq!((in_hand.unwrap(), gate.in_hand()), (1, 0));
     }
 
     #[test]

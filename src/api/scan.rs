@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::encoding::{base64_decode, base64_encode, insert_bytes};
 use super::error::Problem;
 use super::headers::DEFAULT_TYPE;
-use super::kv::{consistency, consistency_name, read_headers, refuse_when_draining};
+use super::kv::{consistency, consistency_name, read_headers};
 use super::routes::Query;
 use super::{Answer, Call, json_response};
 use crate::clock;
@@ -50,7 +50,8 @@ pub(super) async fn page(call: &Call<'_>) -> Answer {
         Some(cursor) => decode_cursor(cursor, &bounds)
             .ok_or_else(|| query.bad("cursor", "does not come from this query (prefix, start and end must stay)"))?,
     };
-    refuse_when_draining(call)?;
+    call.admit()?;
+    let _in_hand = call.take_in_hand()?;
     let page = if bounds.end.as_ref().is_some_and(|end| from >= *end) {
         // Nothing lies between the bounds, so there is nobody to be asked, and nothing that could be old.
         Page { rows: Vec::new(), next: None, consistency, fresh_at: Some(clock::now()), shards: 0 }

@@ -5,6 +5,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::admission::Admission;
 use crate::api::HttpLimits;
 use crate::api::testing::{Client, MemoryNet, soon};
 use crate::clock;
@@ -55,7 +56,8 @@ impl Served {
         let net = MemoryNet::default();
         let (awaited, draining) =
             (watch::Sender::new("this node waits for the test".to_string()), watch::Sender::new(false));
-        let context = Context::with_limits(limits, awaited.subscribe(), draining.subscribe(), clock::now());
+        let (awaiting, admission) = (awaited.subscribe(), Admission::default());
+        let context = Context::with_limits(limits, awaiting, draining.subscribe(), admission, clock::now());
         let stop = CancellationToken::new();
         let listener = net.listen(ADDRESS).await.unwrap();
         let task = tokio::spawn(serve(listener, context.clone(), stop.clone()));
@@ -222,6 +224,48 @@ async fn a_stop_answers_what_is_in_flight_closes_what_is_idle_and_takes_nothing_
     assert!(answer.head.contains("\r\nconnection: close\r\n"), "{}", answer.head);
     assert_eq!(reading.reply().await.json()["openapi"], "3.1.0");
     served.ended().await;
+}
+
+#[tokio::test]
+async fn a_node_with_too_much_in_hand_refuses_at_the_head_and_keeps_the_connection() {
+    let served = Served::with(limits()).await;
+    served.begin().await;
+    let mut client = served.client().await;
+    let put = "PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n";
+    client.send(format!("{put}expect: 100-continue\r\n\r\n")).await.unwrap();
+    assert_eq!(client.reply().await.status, 100);
+    let full = served.context.inner.admission.clients().fill();
+    client.send("value").await.unwrap();
+    let late = client.reply().await;
+    assert_eq!((late.status, late.json()["code"].as_str()), (503, Some("overloaded")), "full since the head was read");
+
+    let requests = [
+        format!("{put}expect: 100-continue\r\n\r\n"),
+        "GET /v1/kv/a HTTP/1.1\r\nhost: x\r\n\r\n".to_string(),
+        "DELETE /v1/kv/a HTTP/1.1\r\nhost: x\r\n\r\n".to_string(),
+        "GET /v1/kv?prefix=a HTTP/1.1\r\nhost: x\r\n\r\n".to_string(),
+    ];
+    for request in &requests {
+        let mut client = served.client().await;
+        client.send(request).await.unwrap();
+        let refused = client.reply().await;
+        assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("overloaded")), "{request}");
+        assert_eq!(refused.json()["outcome"], "not_applied");
+        assert!(refused.head.contains("\r\nretry-after: "), "{}", refused.head);
+    }
+    let mut client = served.client().await;
+    client.send(format!("{put}\r\nvalue")).await.unwrap();
+    assert_eq!(client.reply().await.status, 503);
+    for target in ["/livez", "/metrics", "/v1/status"] {
+        assert_eq!(
+            client.get(target).await.status,
+            200,
+            "{target}: looking after a node must go on, on any connection"
+        );
+    }
+    drop(full);
+    assert_eq!(client.get("/v1/kv/a").await.json()["code"], "starting", "what was refused is out of hand");
+    assert_eq!(served.context.inner.admission.clients().in_hand(), 0);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +27,10 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     #[cfg(feature = "mutants")]
     crate::mutants::select_from_environment().map_err(|error| Failure::Usage(error.to_string()))?;
     abort_on_panic();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Failure::Io { what: "cannot start the runtime".to_string(), source })?;
+    let (runtime, clients) = (start_runtime("node")?, start_runtime("clients")?);
     let disk = node::open_disk(&config).map_err(|error| Failure::Run(error.to_string()))?;
-    let result = runtime.block_on(until_stopped(config, disk.clone(), args.supervised));
+    let result = runtime.block_on(until_stopped(config, disk.clone(), clients.handle().clone(), args.supervised));
+    clients.shutdown_timeout(RUNTIME_SHUTDOWN_WAIT);
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN_WAIT);
     if !disk.wait_until_closed(RUNTIME_SHUTDOWN_WAIT) {
         tracing::warn!("the stores are not closed in time; what was acknowledged is on disk");
@@ -39,7 +38,13 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     result
 }
 
-async fn until_stopped(config: Config, disk: RocksDisk, supervised: bool) -> Result<(), Failure> {
+/// With a worker for each processor.
+fn start_runtime(name: &'static str) -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build();
+    runtime.map_err(|source| Failure::Io { what: format!("cannot start the runtime `{name}`"), source })
+}
+
+async fn until_stopped(config: Config, disk: RocksDisk, clients: Handle, supervised: bool) -> Result<(), Failure> {
     let no_signals = |source| Failure::Io { what: "cannot listen for signals".to_string(), source };
     let terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
@@ -52,7 +57,7 @@ async fn until_stopped(config: Config, disk: RocksDisk, supervised: bool) -> Res
         })?;
         tokio::spawn(stop_at_end_of(input, stop.clone()));
     }
-    node::run(config, disk, stop).await.map_err(|error| {
+    node::run(config, disk, clients, stop).await.map_err(|error| {
         // In the format that was asked for, where a collector looks for it.
         tracing::error!("the node stops: {error}");
         Failure::Logged

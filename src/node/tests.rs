@@ -13,7 +13,7 @@ fn parts(net: &MemoryNet, number: u64) -> NodeParts {
     config.cluster.shards = 1;
     config.http.listen = http(number);
     config.peer.listen = peer(number);
-    NodeParts { config, disk: Arc::new(MemDisk::new(number)), net: Arc::new(net.clone()) }
+    NodeParts { config, disk: Arc::new(MemDisk::new(number)), net: Arc::new(net.clone()), clients: Handle::current() }
 }
 
 fn http(number: u64) -> String {
@@ -84,7 +84,12 @@ async fn a_node_that_waits_for_its_seed_stops_at_once_and_closes_its_listeners()
 }
 
 async fn start(parts: &NodeParts) -> Result<Node, Error> {
-    let parts = NodeParts { config: parts.config.clone(), disk: parts.disk.clone(), net: parts.net.clone() };
+    let parts = NodeParts {
+        config: parts.config.clone(),
+        disk: parts.disk.clone(),
+        net: parts.net.clone(),
+        clients: parts.clients.clone(),
+    };
     soon("the start", Node::start(parts, CancellationToken::new())).await.map(|started| started.expect("no stop"))
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,6 +61,8 @@ struct Inner {
     /// The latest connection of each, which may have ended. As many as there are nodes in the cluster's life.
     connections: Mutex<BTreeMap<(NodeId, Lane), Arc<Connection>>>,
     tasks: TaskTracker,
+    /// Where connections live, whoever makes the first call.
+    runtime: Handle,
     stop: CancellationToken,
     meters: PeerMeters,
 }
@@ -74,7 +77,9 @@ impl Peers {
     pub fn new(net: Arc<dyn Net>, keeper: Arc<dyn Gatekeeper>, book: Arc<dyn AddressBook>) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (connections, meters) = (Mutex::default(), PeerMeters::default());
-        Self { inner: Arc::new(Inner { net, keeper, book, connections, tasks, stop, meters }) }
+        Self {
+            inner: Arc::new(Inner { net, keeper, book, connections, tasks, stop, meters, runtime: Handle::current() }),
+        }
     }
 
     pub fn meters(&self) -> &PeerMeters {
@@ -123,7 +128,7 @@ impl Peers {
         let connection = Connection::new(lane, Arc::clone(&self.inner.keeper), stop.clone());
         let begun = connection.begin(request(method, body, time));
         let target = self.inner.target(address.to_string(), None, None);
-        self.inner.tasks.spawn(connection.run(target));
+        self.inner.tasks.spawn_on(connection.run(target), &self.inner.runtime);
         let close = stop.drop_guard();
         async move {
             let result = begun?.result().await;
@@ -210,7 +215,7 @@ impl Inner {
         let connection = Connection::new(lane, Arc::clone(&self.keeper), self.stop.child_token());
         connections.insert((node, lane), Arc::clone(&connection));
         let begun = connection.begin(request);
-        self.tasks.spawn(connection.run(self.target(address, Some(node), failed_before)));
+        self.tasks.spawn_on(connection.run(self.target(address, Some(node), failed_before)), &self.runtime);
         begun
     }
 

@@ -20,6 +20,7 @@ mod idle;
 mod import_kill;
 mod kill_each;
 mod majority_down;
+mod overload;
 mod real_input;
 mod rolling_stop;
 mod steady;
@@ -57,6 +58,7 @@ pub const ALL: &[Show] = &[
     show!("rolling-stop", rolling_stop, "SIGTERM under load ends each node in order and loses nothing"),
     show!("steady", steady, "64 clients without a fault see no error and no change of leader"),
     show!("full-disks", full_disks, mounts, "full disks refuse values alone, lose nothing, and clear by themselves"),
+    show!("overload", overload, "three times the load that can be borne costs a tenth of what is done, and no leader"),
     show!("idle", idle, "processor and memory of an idle node, and the time of a start with data"),
 ];
 

@@ -259,7 +259,12 @@ async fn run_node(config: Config, disk: MemDisk, seat: Rc<RefCell<Seat>>) -> tur
         let mut seat = seat.borrow_mut();
         (seat.life, seat.router, seat.refused) = (seat.life + 1, None, None);
     }
-    let parts = NodeParts { config, disk: Arc::new(disk.clone()), net: Arc::new(SimNet) };
+    let parts = NodeParts {
+        config,
+        disk: Arc::new(disk.clone()),
+        net: Arc::new(SimNet),
+        clients: tokio::runtime::Handle::current(),
+    };
     let node = match Node::start(parts, CancellationToken::new()).await {
         // A process whose disk failed under it has ended; its host waits to be crashed.
         Err(_) if disk.has_lost_power() || disk.has_failed() => None,
