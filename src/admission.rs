@@ -231,8 +231,8 @@ mod tests {
         let running = admission.clone();
         let _running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { running.run().await }));
         let held: Vec<InHand> = (0..2 * REQUESTS_MIN).map(|_| admission.clients().enter().unwrap()).collect();
-        until("a look is taken", || admission.clients().bound() == REQUESTS_MAX && admission.lateness() < LATE).await;
-        assert!(admission.clients().enter().is_some(), "what only waits is no overload");
+        // More than once: a busy machine may make any test late for a while.
+        until("what only waits is no overload", || admission.clients().enter().is_some()).await;
 
         let hogging = tokio::spawn(hog());
         until("the bound is lowered", || admission.clients().is_full()).await;
