@@ -77,6 +77,10 @@ decimal_id!(
     /// Version of a shard's range and replica set.
     Epoch
 );
+decimal_id!(
+    /// A change of the cluster that somebody asked for. Allocated by the catalog, never reused.
+    OperationId
+);
 
 /// The meta group's shard.
 pub const META_SHARD: ShardId = ShardId(0);

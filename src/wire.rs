@@ -6,7 +6,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::types::{ClusterId, Epoch, NodeId, ProtocolRange, ReplicaId, Revision, ShardId, StoreId};
+use crate::types::{ClusterId, Epoch, NodeId, OperationId, ProtocolRange, ReplicaId, Revision, ShardId, StoreId};
 
 /// A type with a byte format of its own.
 pub trait Wire: Sized {
@@ -101,6 +101,7 @@ macro_rules! wire_newtype {
 wire_newtype! {
     NodeId(u64);
     ShardId(u64);
+    OperationId(u64);
     ReplicaId(u64);
     Epoch(u64);
     Revision(u64);

@@ -82,6 +82,7 @@ fn shard_summary(call: &Call<'_>, catalog: &Catalog, shard: &ShardDescriptor) ->
         "state": state,
         "leader": leader,
         "preferred_leader": shard.preferred_leader,
+        "leader_chosen": shard.leader_chosen,
         "leader_http": leader.and_then(|leader| catalog.nodes.get(&leader)).map(|node| node.http.as_str()),
         "replicas": replicas,
     })

@@ -66,11 +66,17 @@ codes! {
     BadEncoding = "bad-encoding", BAD_REQUEST, "The request is not encoded as it should be";
     KeyNotFound = "key-not-found", NOT_FOUND, "There is no such key";
     NoSuchShard = "no-such-shard", NOT_FOUND, "There is no such shard";
+    NoSuchNode = "no-such-node", NOT_FOUND, "There is no such node";
+    NoSuchOperation = "no-such-operation", NOT_FOUND, "There is no such operation";
     NoSuchRoute = "no-such-route", NOT_FOUND, "There is nothing at this path";
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "This path does not take this method";
     LengthRequired = "length-required", LENGTH_REQUIRED, "The request does not say where its body ends";
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The value is too large";
     UriTooLong = "uri-too-long", URI_TOO_LONG, "The key is too long";
+    ContentType = "content-type", UNSUPPORTED_MEDIA_TYPE, "The body has not the type that is asked for";
+    OperationRunning = "operation-running", CONFLICT, "Another operation has the shard";
+    EpochMismatch = "epoch-mismatch", CONFLICT, "The shard is not at the epoch asked for";
+    CannotTransfer = "cannot-transfer", UNPROCESSABLE_ENTITY, "The node cannot lead the shard";
     IdempotencyKeyReuse = "idempotency-key-reuse", UNPROCESSABLE_ENTITY, "The idempotency key belongs to another request";
     RevisionMismatch = "revision-mismatch", PRECONDITION_FAILED, "The key is not at the revision asked for";
     WrongNode = "wrong-node", MISDIRECTED_REQUEST, "Another node leads the key's shard";
@@ -90,7 +96,7 @@ impl Code {
     /// the request was a read that a failure cut off.
     pub(super) fn outcome(self, phase: Phase) -> Option<Outcome> {
         match self {
-            Code::KeyNotFound | Code::NoSuchShard | Code::NoSuchRoute => None,
+            Code::KeyNotFound | Code::NoSuchRoute => None,
             Code::BadParameter
             | Code::BadKey
             | Code::BadEncoding
@@ -98,6 +104,10 @@ impl Code {
             | Code::LengthRequired
             | Code::TooLarge
             | Code::UriTooLong
+            | Code::ContentType
+            | Code::OperationRunning
+            | Code::EpochMismatch
+            | Code::CannotTransfer
             | Code::IdempotencyKeyReuse
             | Code::RevisionMismatch
             | Code::WrongNode
@@ -107,6 +117,9 @@ impl Code {
             | Code::Draining
             | Code::Starting
             | Code::DiskFull => Some(Outcome::NotApplied),
+            Code::NoSuchShard | Code::NoSuchNode | Code::NoSuchOperation => {
+                (phase != Phase::Read).then_some(Outcome::NotApplied)
+            }
             Code::DeadlineExceeded | Code::LeadershipLost => match phase {
                 Phase::Read => None,
                 Phase::NotProposed => Some(Outcome::NotApplied),
@@ -281,7 +294,7 @@ impl Problem {
         self
     }
 
-    fn body(&self) -> Value {
+    pub(super) fn body(&self) -> Value {
         let mut body = Map::new();
         body.insert("type".into(), json!(format!("urn:ringraft:problem:{}", self.code.text())));
         body.insert("title".into(), json!(self.code.title()));

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::error::Problem;
 use crate::machine::command::{CONTENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX};
 use crate::machine::{Match, Precondition};
-use crate::types::Revision;
+use crate::types::{Epoch, Revision};
 
 /// Entity tags of one header at most.
 const ENTITY_TAGS_MAX: usize = 100;
@@ -18,6 +18,8 @@ const CURL_DEFAULT_TYPE: &str = "application/x-www-form-urlencoded";
 pub(super) const DEFAULT_TYPE: &str = "application/octet-stream";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// On an answer that was given before.
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("kv-replayed");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 pub(super) fn etag(revision: Revision) -> HeaderValue {
@@ -29,6 +31,26 @@ pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, Box<Prob
         if_match: entity_tags(headers, IF_MATCH, Comparison::Strong)?,
         if_none_match: entity_tags(headers, IF_NONE_MATCH, Comparison::Weak)?,
     })
+}
+
+/// The epoch that `If-Match` asks for; none for any. Epochs are entity tags of shards as the admin API has them.
+pub(super) fn expected_epoch(headers: &HeaderMap) -> Result<Option<Epoch>, Box<Problem>> {
+    let Some(value) = single(headers, &IF_MATCH)? else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let epoch = quoted.and_then(|digits| digits.parse().ok());
+    epoch.map(Some).ok_or_else(|| Problem::bad_header(&IF_MATCH, "expected `*`, or one epoch such as \"7\", quoted"))
+}
+
+/// Whether the body says that it is JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> Result<bool, Box<Problem>> {
+    let value = single(headers, &CONTENT_TYPE)?;
+    Ok(value
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|text| essence(text).eq_ignore_ascii_case("application/json")))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::catalog::{ReplicaDescriptor, ShardDescriptor};
+use crate::catalog::{Operations, ReplicaDescriptor, ShardDescriptor};
 use crate::ring::TokenRange;
 use crate::types::{ClusterId, Epoch, META_SHARD, ReplicaId, Revision, ShardId};
 
@@ -17,6 +17,7 @@ fn shard(id: u64, state: ReplicaState, shard_state: ShardState) -> ShardDescript
         state: shard_state,
         replicas: vec![ReplicaDescriptor { id: ReplicaId(id + 1), node: NODE, state }],
         preferred_leader: None,
+        leader_chosen: false,
     }
 }
 
@@ -34,6 +35,7 @@ fn catalog(shards: Vec<ShardDescriptor>) -> Catalog {
         next_replica: 9,
         nodes: BTreeMap::new(),
         shards: shards.into_iter().map(|shard| (shard.id, shard)).collect(),
+        operations: Operations::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use tracing::error;
 
 use super::encoding::{base64_decode, insert_bytes, percent_decode};
 use super::error::{Code, Phase, Problem};
-use super::headers::{self, DEFAULT_TYPE, etag};
+use super::headers::{self, DEFAULT_TYPE, REPLAYED, etag};
 use super::routes::{Query, bad_encoding};
 use super::{Answer, Call, Response, body, empty, json_response, scan};
 use crate::machine::row::RowValue;
@@ -243,8 +243,6 @@ fn finish_write(answer: &mut Response, shard: ShardId, replayed: bool) {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
 }
-
-const REPLAYED: http::HeaderName = http::HeaderName::from_static("kv-replayed");
 
 /// An answer of `apply` that is not the one hoped for. All of them changed nothing.
 fn refusal(response: machine::Response, shard: ShardId) -> Box<Problem> {

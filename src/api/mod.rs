@@ -14,6 +14,7 @@ mod headers;
 mod health;
 mod kv;
 mod metrics;
+mod operations;
 pub mod peer;
 mod routes;
 mod scan;
@@ -274,6 +275,9 @@ where
         Endpoint::AdminNodes => admin::nodes(&call(query)?).await,
         Endpoint::AdminShards => admin::shards(&call(query)?).await,
         Endpoint::AdminShard => admin::shard(&call(query)?, variable).await,
+        Endpoint::AdminTransferLeader => operations::transfer_leader(&call(query)?, variable, body).await,
+        Endpoint::AdminOperations => operations::list(&call(query)?),
+        Endpoint::AdminOperation => operations::one(&call(query)?, variable),
         Endpoint::AdminRoute => admin::route(&call(query)?),
         Endpoint::Livez => Ok(health::livez()),
         Endpoint::Readyz => health::readyz(context, &query),

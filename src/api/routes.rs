@@ -23,6 +23,9 @@ pub(super) enum Endpoint {
     AdminNodes,
     AdminShards,
     AdminShard,
+    AdminTransferLeader,
+    AdminOperations,
+    AdminOperation,
     AdminRoute,
     Livez,
     Readyz,
@@ -32,7 +35,7 @@ pub(super) enum Endpoint {
 }
 
 pub(super) struct Route {
-    /// A `{key}` at the end takes all that is left, also nothing; an `{id}` takes one segment.
+    /// A `{key}` at the end takes all that is left, also nothing; an `{id}` takes one segment, wherever it stands.
     pub(super) path: &'static str,
     pub(super) endpoint: Endpoint,
     pub(super) operations: &'static [Operation],
@@ -69,6 +72,9 @@ const READ_OR_SCAN: &[&str] = &[
 ];
 const WRITE_BY_QUERY: &[&str] = &["key_b64", "timeout", "forward", "trace"];
 
+/// Of what begins an operation.
+const BEGIN: &[&str] = &["dry_run", "timeout"];
+
 const PLAIN_GET: &[Operation] = &[operation("GET", &[]), operation("HEAD", &[])];
 
 pub(super) const ROUTES: &[Route] = &[
@@ -93,6 +99,9 @@ pub(super) const ROUTES: &[Route] = &[
     route("/v1/admin/nodes", Endpoint::AdminNodes, PLAIN_GET),
     route("/v1/admin/shards", Endpoint::AdminShards, PLAIN_GET),
     route("/v1/admin/shards/{id}", Endpoint::AdminShard, PLAIN_GET),
+    route("/v1/admin/shards/{id}/transfer-leader", Endpoint::AdminTransferLeader, &[operation("POST", BEGIN)]),
+    route("/v1/admin/operations", Endpoint::AdminOperations, PLAIN_GET),
+    route("/v1/admin/operations/{id}", Endpoint::AdminOperation, PLAIN_GET),
     route(
         "/v1/admin/route",
         Endpoint::AdminRoute,
@@ -115,8 +124,9 @@ impl Route {
         if let Some(before) = self.path.strip_suffix("{key}") {
             return raw_path.strip_prefix(before);
         }
-        if let Some(before) = self.path.strip_suffix("{id}") {
-            return raw_path.strip_prefix(before).filter(|segment| !segment.is_empty() && !segment.contains('/'));
+        if let Some((before, after)) = self.path.split_once("{id}") {
+            let segment = raw_path.strip_prefix(before)?.strip_suffix(after)?;
+            return (!segment.is_empty() && !segment.contains('/')).then_some(segment);
         }
         (self.path == raw_path).then_some("")
     }

@@ -9,8 +9,9 @@ use super::descriptor::{
     NODE_TEXT_BYTES_MAX, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile, ReplicaDescriptor, ReplicaState,
     ShardDescriptor, ShardState,
 };
+use super::operation::Operations;
 use crate::ring::TokenRange;
-use crate::types::{ClusterId, Epoch, META_SHARD, NodeId, ProtocolRange, ReplicaId, Revision, ShardId};
+use crate::types::{ClusterId, Epoch, META_SHARD, NodeId, OperationId, ProtocolRange, ReplicaId, Revision, ShardId};
 
 /// How many replicas a shard may be wanted to have.
 pub const REPLICATION_FACTORS: [u8; 3] = [1, 3, 5];
@@ -22,7 +23,7 @@ pub const FEATURE_LEVEL_FIRST: u32 = 1;
 pub(super) const REPLICA_COUNTER_MAX: u64 = (1 << 48) - 1;
 
 /// What a command that was not refused did. `changed` decides alone over the catalog's version.
-struct Done {
+pub(super) struct Done {
     changed: bool,
     answer: Answer,
 }
@@ -31,14 +32,20 @@ enum Answer {
     Nothing,
     Node(NodeId),
     Replica(ReplicaId),
+    Operation { id: OperationId, begun: bool },
 }
 
 impl Done {
-    const NOTHING_TO_DO: Self = Self { changed: false, answer: Answer::Nothing };
-    const CHANGED: Self = Self { changed: true, answer: Answer::Nothing };
+    pub(super) const NOTHING_TO_DO: Self = Self { changed: false, answer: Answer::Nothing };
+    pub(super) const CHANGED: Self = Self { changed: true, answer: Answer::Nothing };
+
+    /// `begun` is false for one that was known already.
+    pub(super) fn operation(begun: bool, id: OperationId) -> Self {
+        Self { changed: begun, answer: Answer::Operation { id, begun } }
+    }
 }
 
-type Result<T, E = Refusal> = std::result::Result<T, E>;
+pub(super) type Result<T, E = Refusal> = std::result::Result<T, E>;
 
 /// Applies one command: the same catalog and command give the same catalog and response everywhere.
 ///
@@ -83,6 +90,7 @@ fn found(
         state: ShardState::Live,
         replicas: vec![founder],
         preferred_leader: None,
+        leader_chosen: false,
     };
     Ok(Catalog {
         version: 1,
@@ -97,6 +105,7 @@ fn found(
         next_replica: 2,
         nodes: BTreeMap::from([(FIRST_NODE, NodeDescriptor::new(FIRST_NODE, node.clone()))]),
         shards: BTreeMap::from([(META_SHARD, meta)]),
+        operations: Operations::default(),
     })
 }
 
@@ -115,6 +124,12 @@ impl Catalog {
             CatalogCommand::ForgetReplica { shard, replica } => self.forget_replica(*shard, *replica)?,
             CatalogCommand::PreferLeaders { leaders } => self.prefer_leaders(leaders)?,
             CatalogCommand::RaiseFeatureLevel { to } => self.raise_feature_level(*to)?,
+            CatalogCommand::BeginOperation { kind, expected_epoch, idempotency_key, time_ms } => {
+                self.begin_operation(kind, *expected_epoch, idempotency_key.as_ref(), *time_ms)?
+            }
+            CatalogCommand::EndOperation { operation, failure, time_ms } => {
+                self.end_operation(*operation, failure.as_ref(), *time_ms)?
+            }
         };
         self.version += u64::from(done.changed);
         let version = self.version;
@@ -122,6 +137,7 @@ impl Catalog {
             Answer::Nothing => CatalogResponse::Applied { version },
             Answer::Node(id) => CatalogResponse::Node { id, version },
             Answer::Replica(id) => CatalogResponse::Replica { id, version },
+            Answer::Operation { id, begun } => CatalogResponse::Operation { id, begun, version },
         })
     }
 
@@ -165,6 +181,7 @@ impl Catalog {
                 state: ShardState::Creating { founder },
                 replicas: vec![replica],
                 preferred_leader: None,
+                leader_chosen: false,
             };
             self.shards.insert(id, shard);
         }
@@ -225,7 +242,7 @@ impl Catalog {
         leaving.state = ReplicaState::Leaving;
         let node = leaving.node;
         if descriptor.preferred_leader == Some(node) {
-            descriptor.preferred_leader = None;
+            (descriptor.preferred_leader, descriptor.leader_chosen) = (None, false);
         }
         Ok(Done::CHANGED)
     }
@@ -257,6 +274,10 @@ impl Catalog {
         // Where a shard is named twice, the last one counts and the first one is no change.
         for (shard, node) in leaders.iter().copied().collect::<BTreeMap<_, _>>() {
             let descriptor = self.shard_mut(shard)?;
+            // Decided on a catalog in which nobody had chosen yet.
+            if descriptor.leader_chosen {
+                continue;
+            }
             changed |= descriptor.preferred_leader != Some(node);
             descriptor.preferred_leader = Some(node);
         }
@@ -279,7 +300,7 @@ impl Catalog {
         self.shards.get_mut(&shard).ok_or(Refusal::NoSuchShard { shard })
     }
 
-    fn live_shard_mut(&mut self, shard: ShardId) -> Result<&mut ShardDescriptor> {
+    pub(super) fn live_shard_mut(&mut self, shard: ShardId) -> Result<&mut ShardDescriptor> {
         let descriptor = self.shard_mut(shard)?;
         match descriptor.state {
             ShardState::Live => Ok(descriptor),

@@ -1,9 +1,10 @@
 //! Commands that change the catalog, and what they are answered. Both travel in the meta group's log and over the wire.
 
-use crate::types::{ClusterId, Epoch, NodeId, ReplicaId, Revision, ShardId};
+use crate::types::{ClusterId, Epoch, NodeId, OperationId, ReplicaId, Revision, ShardId};
 use crate::wire_enum;
 
 use super::descriptor::NodeProfile;
+use super::operation::OperationKind;
 
 /// One change of the catalog. Commands marked idempotent may be sent again when their answer was lost; the others are
 /// conditional, so a second one is refused and changes nothing.
@@ -35,6 +36,11 @@ pub enum CatalogCommand {
     PreferLeaders { leaders: Vec<(ShardId, NodeId)> },
     /// Lets commands of a later release into the logs. Never lowered. Idempotent.
     RaiseFeatureLevel { to: u32 },
+    /// Takes an operation on, and with it the shards that it holds. With an idempotency key that is known it is answered
+    /// with the operation that has it. `time_ms` is the proposer's wall clock, for people.
+    BeginOperation { kind: OperationKind, expected_epoch: Option<Epoch>, idempotency_key: Option<String>, time_ms: u64 },
+    /// It is done, or it failed and what it had begun is taken back. Idempotent: the first end stands.
+    EndOperation { operation: OperationId, failure: Option<String>, time_ms: u64 },
 }
 wire_enum!(CatalogCommand {
     1 => Found { cluster, replication_factor, initial_shards, revision_base, node },
@@ -47,6 +53,8 @@ wire_enum!(CatalogCommand {
     8 => ForgetReplica { shard, replica },
     9 => PreferLeaders { leaders },
     10 => RaiseFeatureLevel { to },
+    11 => BeginOperation { kind, expected_epoch, idempotency_key, time_ms },
+    12 => EndOperation { operation, failure, time_ms },
 });
 
 /// What a command did. `version` is the catalog's after the command; a command that found its work done changes nothing
@@ -66,6 +74,13 @@ pub enum CatalogResponse {
         id: ReplicaId,
         version: u64,
     },
+    /// Answer to [`CatalogCommand::BeginOperation`].
+    Operation {
+        id: OperationId,
+        /// False: the same was asked for before.
+        begun: bool,
+        version: u64,
+    },
     /// Nothing changed.
     Refused {
         why: Refusal,
@@ -76,6 +91,7 @@ wire_enum!(CatalogResponse {
     2 => Node { id, version },
     3 => Replica { id, version },
     4 => Refused { why },
+    5 => Operation { id, begun, version },
 });
 
 /// Why a command was refused: the same on every replica, for it depends on the catalog and the command alone.
@@ -119,6 +135,14 @@ pub enum Refusal {
     ReleaseTooOld { level: u32, known: u32 },
     #[error("all replica ids are used up")]
     ReplicaIdsUsedUp,
+    #[error("shard {shard} is in the hands of operation {operation}")]
+    OperationRunning { shard: ShardId, operation: OperationId },
+    #[error("there is no operation {operation}, or it ended long ago")]
+    NoSuchOperation { operation: OperationId },
+    #[error("the idempotency key belongs to operation {operation}, which is another")]
+    OperationKeyReused { operation: OperationId },
+    #[error("replica {replica} of shard {shard} is no voter yet")]
+    ReplicaNotVoter { shard: ShardId, replica: ReplicaId },
 }
 wire_enum!(Refusal {
     1 => NotFounded,
@@ -140,4 +164,8 @@ wire_enum!(Refusal {
     17 => FeatureLevelUnknown { node, known },
     18 => ReleaseTooOld { level, known },
     19 => ReplicaIdsUsedUp,
+    20 => OperationRunning { shard, operation },
+    21 => NoSuchOperation { operation },
+    22 => OperationKeyReused { operation },
+    23 => ReplicaNotVoter { shard, replica },
 });

@@ -107,8 +107,10 @@ pub struct ShardDescriptor {
     pub state: ShardState,
     pub replicas: Vec<ReplicaDescriptor>,
     pub preferred_leader: Option<NodeId>,
+    /// Somebody chose the preferred leader: it is not balanced away.
+    pub leader_chosen: bool,
 }
-wire_struct!(ShardDescriptor { id, range, epoch, state, replicas, preferred_leader });
+wire_struct!(ShardDescriptor { id, range, epoch, state, replicas, preferred_leader, leader_chosen });
 
 impl ShardDescriptor {
     #[must_use]

@@ -7,6 +7,7 @@
 mod apply;
 mod command;
 mod descriptor;
+mod operation;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,9 @@ pub use self::descriptor::{
     NODE_TEXT_BYTES_MAX, NODE_WEIGHT_DEFAULT, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile, ReplicaDescriptor,
     ReplicaState, ShardDescriptor, ShardState,
 };
+pub use self::operation::{
+    ENDED_OPERATIONS_KEPT, OPERATION_KEY_BYTES_MAX, Operation, OperationKind, OperationState, Operations,
+};
 
 use self::descriptor::{decode_map, encode_map};
 use crate::ring::{Ring, Token, TokenRange};
@@ -27,7 +31,7 @@ use crate::types::{ClusterId, META_SHARD, NodeId, ReplicaId, Revision, ShardId, 
 use crate::wire::{Wire, WireError, take_format};
 
 /// The byte format that this release writes, and the newest it reads.
-const CATALOG_FORMAT: u8 = 1;
+const CATALOG_FORMAT: u8 = 2;
 
 /// The whole catalog.
 ///
@@ -36,6 +40,7 @@ const CATALOG_FORMAT: u8 = 1;
 /// - ids are unique, below their counter, and never given out again: counters only go up;
 /// - every replica and preferred leader is on a node that exists; no two replicas of a shard are on one node;
 /// - no store belongs to two nodes;
+/// - the operations' own invariants ([`Operations`]);
 /// - every node knows the cluster's feature level;
 /// - the shards' own invariants ([`ShardDescriptor`]).
 ///
@@ -60,6 +65,7 @@ pub struct Catalog {
     pub next_replica: u64,
     pub nodes: BTreeMap<NodeId, NodeDescriptor>,
     pub shards: BTreeMap<ShardId, ShardDescriptor>,
+    pub operations: Operations,
 }
 
 impl Catalog {
@@ -142,7 +148,7 @@ impl Catalog {
         if !entries.is_empty() {
             Ring::new(entries).map_err(|error| error.to_string())?;
         }
-        Ok(())
+        self.operations.check()
     }
 
     fn check_shard(&self, shard: &ShardDescriptor) -> Result<(), String> {
@@ -164,7 +170,8 @@ impl Catalog {
             }
             ShardState::Live => ensure(shard.voters().next().is_some(), "live without a voter")?,
         }
-        ensure(shard.preferred_leader.is_none_or(|node| shard.may_lead(node)), "its preferred leader cannot lead")
+        ensure(shard.preferred_leader.is_none_or(|node| shard.may_lead(node)), "its preferred leader cannot lead")?;
+        ensure(!shard.leader_chosen || shard.preferred_leader.is_some(), "a leader was chosen, and there is none")
     }
 
     /// The id that the next replica gets. Every id given out so far is lower, for neither part of it ever goes down.
@@ -190,11 +197,16 @@ impl Wire for Catalog {
         self.next_replica.encode(out);
         encode_map(&self.nodes, out);
         encode_map(&self.shards, out);
+        self.operations.encode(out);
     }
 
     /// Refuses a catalog whose invariants do not hold: nothing good comes of serving by it.
     fn decode(input: &mut Bytes) -> Result<Self, WireError> {
-        take_format(input, "catalog", CATALOG_FORMAT)?;
+        let found = take_format(input, "catalog", CATALOG_FORMAT)?;
+        if found < CATALOG_FORMAT {
+            // Written by no release: there were no operations yet.
+            return Err(WireError::UnknownFormat { what: "catalog", found, known: CATALOG_FORMAT });
+        }
         let catalog = Self {
             version: u64::decode(input)?,
             cluster: ClusterId::decode(input)?,
@@ -208,6 +220,7 @@ impl Wire for Catalog {
             next_replica: u64::decode(input)?,
             nodes: decode_map(input)?,
             shards: decode_map(input)?,
+            operations: Operations::decode(input)?,
         };
         catalog.check().map_err(|why| WireError::Invalid { what: "catalog", why })?;
         Ok(catalog)

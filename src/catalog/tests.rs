@@ -1,9 +1,11 @@
 //! Commands, one by one and in random sequences: what each does, refuses, and keeps.
 
+mod operations;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::{Epoch, ProtocolRange};
+use crate::types::{Epoch, OperationId, ProtocolRange};
 use crate::wire::golden;
 
 fn profile(store: u128) -> NodeProfile {
@@ -302,7 +304,7 @@ fn a_catalog_that_breaks_an_invariant_is_not_decoded() {
     let good = Bench::with_shards(3, 2).0.unwrap();
     assert_eq!(Catalog::from_bytes(good.to_bytes()).unwrap(), good);
     type Break = fn(&mut Catalog);
-    let breaks: [(&str, Break); 10] = [
+    let breaks: [(&str, Break); 11] = [
         ("no entry covers", |it| it.shards.remove(&ShardId(1)).map(drop).unwrap()),
         ("no meta shard", |it| it.shards.remove(&META_SHARD).map(drop).unwrap()),
         ("the next node is", |it| it.next_node = 3),
@@ -312,6 +314,7 @@ fn a_catalog_that_breaks_an_invariant_is_not_decoded() {
         ("the store", |it| it.nodes.get_mut(&NodeId(2)).unwrap().store = StoreId(1)),
         ("live without a voter", |it| it.shards.get_mut(&ShardId(1)).unwrap().replicas.clear()),
         ("cannot lead", |it| it.shards.get_mut(&ShardId(1)).unwrap().preferred_leader = Some(NodeId(3))),
+        ("a leader was chosen", |it| it.shards.get_mut(&ShardId(1)).unwrap().leader_chosen = true),
         ("two replicas on one node", |it| {
             let shard = it.shards.get_mut(&ShardId(1)).unwrap();
             let copy = ReplicaDescriptor { id: ReplicaId(3), ..shard.replicas[0] };
@@ -324,9 +327,11 @@ fn a_catalog_that_breaks_an_invariant_is_not_decoded() {
         let error = Catalog::from_bytes(bad.to_bytes()).unwrap_err().to_string();
         assert!(error.contains(why), "{error}, expected {why}");
     }
-    let mut later = good.to_bytes().to_vec();
-    later[0] += 1;
-    assert!(matches!(Catalog::from_bytes(later), Err(WireError::UnknownFormat { found: 2, .. })));
+    for found in [CATALOG_FORMAT - 1, CATALOG_FORMAT + 1] {
+        let mut other = good.to_bytes().to_vec();
+        other[0] = found;
+        assert!(matches!(Catalog::from_bytes(other), Err(WireError::UnknownFormat { found: it, .. }) if it == found));
+    }
 }
 
 #[test]
@@ -359,6 +364,7 @@ fn formats_are_pinned() {
             descriptor(0x13, 3, ReplicaState::Leaving),
         ],
         preferred_leader: Some(NodeId(1)),
+        leader_chosen: false,
     };
     let creating = ShardDescriptor {
         id: ShardId(2),
@@ -367,10 +373,27 @@ fn formats_are_pinned() {
         state: ShardState::Creating { founder: ReplicaId(0x14) },
         replicas: vec![descriptor(0x14, 6, ReplicaState::Joining)],
         preferred_leader: None,
+        leader_chosen: false,
     };
     golden::check("catalog_shard", &[meta, creating]);
     golden::has_every_tag(&[ShardState::Live, ShardState::Creating { founder: ReplicaId(1) }]);
     golden::has_every_tag(&[ReplicaState::Joining, ReplicaState::Voter, ReplicaState::Leaving]);
+    let operation = |id, state, key: Option<&str>, ended_ms| Operation {
+        id: OperationId(id),
+        kind: transfer(0x0102, 3),
+        state,
+        idempotency_key: key.map(Into::into),
+        begun_ms: 0x0405,
+        ended_ms,
+    };
+    let operations = [
+        operation(1, OperationState::Running, Some("key"), None),
+        operation(2, OperationState::Done, None, Some(6)),
+        operation(3, OperationState::Failed { why: "why".into() }, None, Some(7)),
+    ];
+    golden::check("catalog_operation", &operations);
+    golden::has_every_tag(&operations.map(|operation| operation.state));
+    golden::has_every_tag(&[transfer(1, 2)]);
 
     let labelled = NodeProfile { zone: "zone-a".into(), host: "rack-7".into(), ..profile(2) };
     let (node, expected_epoch) = (NodeId(3), Epoch(5));
@@ -385,6 +408,13 @@ fn formats_are_pinned() {
         CatalogCommand::ForgetReplica { shard, replica },
         CatalogCommand::PreferLeaders { leaders: vec![(shard, node)] },
         CatalogCommand::RaiseFeatureLevel { to: 2 },
+        CatalogCommand::BeginOperation {
+            kind: transfer(1, 3),
+            expected_epoch: Some(expected_epoch),
+            idempotency_key: Some("key".into()),
+            time_ms: 0x0102,
+        },
+        CatalogCommand::EndOperation { operation: OperationId(9), failure: Some("why".into()), time_ms: 0x0304 },
     ];
     golden::check("catalog_command", &commands);
     golden::has_every_tag(&commands);
@@ -409,12 +439,17 @@ fn formats_are_pinned() {
         Refusal::FeatureLevelUnknown { node, known: 2 },
         Refusal::ReleaseTooOld { level: 2, known: 1 },
         Refusal::ReplicaIdsUsedUp,
+        Refusal::OperationRunning { shard, operation: OperationId(9) },
+        Refusal::NoSuchOperation { operation: OperationId(9) },
+        Refusal::OperationKeyReused { operation: OperationId(9) },
+        Refusal::ReplicaNotVoter { shard, replica },
     ];
     golden::has_every_tag(&refusals);
     let mut responses = vec![
         CatalogResponse::Applied { version },
         CatalogResponse::Node { id: node, version },
         CatalogResponse::Replica { id: replica, version },
+        CatalogResponse::Operation { id: OperationId(9), begun: true, version },
     ];
     responses.extend(refusals.map(|why| CatalogResponse::Refused { why }));
     golden::check("catalog_response", &responses);
@@ -451,6 +486,19 @@ fn any_command() -> impl Strategy<Value = CatalogCommand> {
         3 => prop::collection::vec((shard(), node()), 0..3)
             .prop_map(|leaders| CatalogCommand::PreferLeaders { leaders }),
         1 => (0u32..4).prop_map(|to| CatalogCommand::RaiseFeatureLevel { to }),
+        3 => (shard(), node(), prop::option::of(1u64..5), prop::option::of(0u8..4)).prop_map(|(shard, to, epoch, key)| {
+            CatalogCommand::BeginOperation {
+                kind: OperationKind::TransferLeader { shard, to },
+                expected_epoch: epoch.map(Epoch),
+                idempotency_key: key.map(|key| format!("key {key}")),
+                time_ms: 1,
+            }
+        }),
+        3 => (0u64..8, any::<bool>()).prop_map(|(id, fails)| CatalogCommand::EndOperation {
+            operation: OperationId(id),
+            failure: fails.then(|| "why".into()),
+            time_ms: 2,
+        }),
     ]
 }
 
@@ -500,6 +548,11 @@ fn assert_follows(after: &Catalog, before: &Catalog) {
     assert_eq!(after.version, before.version + u64::from(after != before));
     assert!(after.next_node >= before.next_node && after.next_shard >= before.next_shard);
     assert!(after.next_replica >= before.next_replica && after.feature_level >= before.feature_level);
+    for old in before.operations.iter() {
+        let now = after.operations.get(old.id);
+        let is_kept = now.is_some_and(|now| if old.is_running() { now.kind == old.kind } else { now == old });
+        assert!(is_kept, "{old:?} became {now:?}");
+    }
     for node in after.nodes.values() {
         let old = before.nodes.get(&node.id);
         assert!(old.map_or(node.id.0 >= before.next_node, |old| old.store == node.store), "{node:?} was another");
@@ -517,6 +570,10 @@ fn assert_follows(after: &Catalog, before: &Catalog) {
             assert!(known.map_or(replica.id.0 >= before.next_replica, |known| known.node == replica.node));
         }
     }
+}
+
+fn transfer(shard: u64, to: u64) -> OperationKind {
+    OperationKind::TransferLeader { shard: ShardId(shard), to: NodeId(to) }
 }
 
 proptest! {

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use super::bench::args::BenchArgs;
 use super::check::DiskArgs;
 use super::exit::Failure;
-use crate::types::ShardId;
+use crate::types::{Epoch, NodeId, OperationId, ShardId};
 
 mod files;
 
@@ -115,6 +115,8 @@ pub(super) enum Command {
     /// Nodes of the cluster.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Changes of the cluster that were asked for: all that run or ended lately, or one.
+    Operations { id: Option<OperationId> },
     /// Measure a cluster under load: throughput and latencies.
     Bench(Box<BenchArgs>),
     /// Check what a node will run on.
@@ -136,6 +138,32 @@ pub(super) enum ShardCommand {
     List,
     /// One shard with its replicas.
     Show { id: ShardId },
+    /// Let a node lead a shard, and go on leading it.
+    TransferLeader {
+        id: ShardId,
+        /// The node that is to lead.
+        #[arg(long, value_name = "NODE")]
+        to: NodeId,
+        #[command(flatten)]
+        begin: BeginArgs,
+    },
+}
+
+/// Of everything that changes the cluster.
+#[derive(Debug, clap::Args)]
+pub(super) struct BeginArgs {
+    /// Waits until the operation has ended; one that failed is an error.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) wait: bool,
+    /// Checks what is asked for and changes nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Only while the shard is at this epoch, as `shard show` tells it.
+    #[arg(long, value_name = "EPOCH")]
+    pub(super) if_epoch: Option<Epoch>,
+    /// Makes repeating this very command safe: it is begun at most once.
+    #[arg(long, value_name = "TEXT", value_parser = idempotency_key)]
+    pub(super) idempotency_key: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -62,7 +62,7 @@ pub(super) async fn node_list(client: &Client, printer: &mut Printer) -> Result<
     many(client, "/v1/admin/nodes", "nodes", NODE_COLUMNS, printer).await
 }
 
-async fn one(client: &Client, target: String, printer: &mut Printer) -> Result<(), Failure> {
+pub(super) async fn one(client: &Client, target: String, printer: &mut Printer) -> Result<(), Failure> {
     let answer = client.send(&Request::get(target)).await?;
     match printer.format() {
         Output::Json => printer.raw_json(&answer),
@@ -70,7 +70,13 @@ async fn one(client: &Client, target: String, printer: &mut Printer) -> Result<(
     }
 }
 
-async fn many(client: &Client, path: &str, name: &str, columns: &[&str], printer: &mut Printer) -> Result<(), Failure> {
+pub(super) async fn many(
+    client: &Client,
+    path: &str,
+    name: &str,
+    columns: &[&str],
+    printer: &mut Printer,
+) -> Result<(), Failure> {
     let answer = client.send(&Request::get(path)).await?;
     match printer.format() {
         Output::Json => printer.raw_json(&answer),

@@ -20,6 +20,7 @@ mod dev;
 mod exit;
 mod files;
 mod kv;
+mod operations;
 mod output;
 mod serve;
 mod target;
@@ -85,6 +86,11 @@ async fn run_client(args: &ClientArgs, command: Command) -> Result<(), Failure> 
         Command::Route { key } => cluster::route(&client, &key, printer).await,
         Command::Shard(ShardCommand::List) => cluster::shard_list(&client, printer).await,
         Command::Shard(ShardCommand::Show { id }) => cluster::shard_show(&client, id, printer).await,
+        Command::Shard(ShardCommand::TransferLeader { id, to, begin }) => {
+            operations::transfer_leader(&client, id, to, &begin, printer).await
+        }
+        Command::Operations { id: None } => operations::list(&client, printer).await,
+        Command::Operations { id: Some(id) } => operations::show(&client, id, printer).await,
         Command::Node(NodeCommand::List) => cluster::node_list(&client, printer).await,
         Command::Serve(_)
         | Command::Dev(_)

@@ -1,6 +1,7 @@
 //! Where replicas and leaders should be, and the steps that get them there. `plan` is pure: a catalog in, the wanted
 //! placement out; `reconcile` walks.
 
+mod operate;
 pub mod plan;
 pub mod reconcile;
 

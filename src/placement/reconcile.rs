@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::operate::Operator;
 use super::plan;
 use crate::catalog::{
     Catalog, CatalogCommand, CatalogResponse, NodeProfile, ReplicaState, ShardDescriptor, ShardState,
@@ -47,11 +48,12 @@ pub struct Reconciler {
     /// What this node says of itself; the catalog is kept to it.
     profile: NodeProfile,
     transfers: BTreeMap<ReplicaId, Moment>,
+    operator: Operator,
 }
 
 impl Reconciler {
     pub fn new(router: Router, profile: NodeProfile) -> Self {
-        Self { router, profile, transfers: BTreeMap::new() }
+        Self { router, profile, transfers: BTreeMap::new(), operator: Operator::default() }
     }
 
     /// Goes on until cancelled.
@@ -197,7 +199,7 @@ impl Reconciler {
     }
 
     /// What the leader of the meta group decides for all.
-    async fn meta_round(&self, catalog: &Catalog) {
+    async fn meta_round(&mut self, catalog: &Catalog) {
         let nodes = catalog.nodes.len();
         if catalog.data_shards().next().is_none() {
             if nodes >= usize::from(catalog.replication_factor) {
@@ -207,6 +209,9 @@ impl Reconciler {
         }
         self.order_replicas(catalog).await;
         self.prefer_leaders(catalog).await;
+        for end in self.operator.round(&self.router, catalog).await {
+            self.propose(end).await;
+        }
     }
 
     /// Orders replicas for shards that have fewer than wanted.

@@ -13,7 +13,7 @@ use crate::catalog::{Catalog, NodeDescriptor};
 use crate::types::{NodeId, ShardId};
 
 /// The node that should lead each shard, out of `voters`: the nodes of each shard's voters as its group counts them.
-/// Preferred leaders of the catalog stay where balance allows. Shards of which no voter may lead are left out, so that
+/// Preferred leaders of the catalog stay where balance allows, those that somebody chose in any case. Shards of which no voter may lead are left out, so that
 /// `PreferLeaders` takes the result as it is.
 #[must_use]
 pub fn wanted_leaders(catalog: &Catalog, voters: &BTreeMap<ShardId, Vec<NodeId>>) -> Vec<(ShardId, NodeId)> {
@@ -22,7 +22,10 @@ pub fn wanted_leaders(catalog: &Catalog, voters: &BTreeMap<ShardId, Vec<NodeId>>
         .iter()
         .filter_map(|(shard, nodes)| {
             let descriptor = known(shard)?;
-            let nodes: Vec<_> = nodes.iter().copied().filter(|node| descriptor.may_lead(*node)).collect();
+            // A leader that somebody chose is counted where it is, and not moved.
+            let chosen = descriptor.preferred_leader.filter(|_| descriptor.leader_chosen);
+            let may_lead = |node: &NodeId| chosen.unwrap_or(*node) == *node && descriptor.may_lead(*node);
+            let nodes: Vec<_> = nodes.iter().copied().filter(may_lead).collect();
             (!nodes.is_empty()).then_some((*shard, nodes))
         })
         .collect();

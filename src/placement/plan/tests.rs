@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::{
-    CatalogCommand, CatalogResponse, NodeProfile, ReplicaDescriptor, ReplicaState, ShardDescriptor, ShardState, apply,
+    CatalogCommand, CatalogResponse, NodeProfile, Operations, ReplicaDescriptor, ReplicaState, ShardDescriptor,
+    ShardState, apply,
 };
 use crate::types::{ClusterId, Epoch, ProtocolRange, ReplicaId, Revision, StoreId};
 
@@ -41,6 +42,7 @@ fn catalog(replication_factor: u8, data_shards: u32, nodes: &[Node]) -> Catalog 
         state: ShardState::Live,
         replicas: vec![replica(id)],
         preferred_leader: None,
+        leader_chosen: false,
     };
     let ranges = TokenRange::full().split_evenly(data_shards).into_iter().map(Some);
     let shards: BTreeMap<_, _> =
@@ -71,6 +73,7 @@ fn catalog(replication_factor: u8, data_shards: u32, nodes: &[Node]) -> Catalog 
         next_replica: shards.len() as u64 + 1,
         nodes: nodes.iter().map(descriptor).collect(),
         shards,
+        operations: Operations::default(),
     };
     assert_eq!(catalog.check(), Ok(()));
     catalog

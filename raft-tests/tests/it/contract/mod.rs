@@ -3,6 +3,7 @@
 mod errors;
 mod keys;
 mod measured;
+mod operations;
 mod routing;
 mod writes;
 

@@ -1,0 +1,163 @@
+//! Operations: asked for by POST, followed by GET. What is asked for is checked by the catalog's own rules, here on a copy
+//! for `?dry_run=true`, else by the meta group.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, StatusCode};
+use hyper::body::Body;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::{Code, Phase, Problem};
+use super::{Answer, Call, body, headers, json_response, not_ready_yet};
+use crate::catalog::{self, Catalog, CatalogCommand, CatalogResponse, Operation, OperationKind, Refusal};
+use crate::clock;
+use crate::types::{NodeId, OperationId, ShardId};
+
+/// `/v1/admin/operations`: those that run, and the newest of those that have ended; the newest first.
+pub(super) fn list(call: &Call<'_>) -> Answer {
+    let catalog = call.router().catalog().ok_or_else(not_ready_yet)?;
+    let operations: Vec<Value> = catalog.operations.iter().rev().map(told).collect();
+    Ok(json_response(StatusCode::OK, &json!({ "operations": operations })))
+}
+
+/// `/v1/admin/operations/{id}`
+pub(super) fn one(call: &Call<'_>, id: &str) -> Answer {
+    let catalog = call.router().catalog().ok_or_else(not_ready_yet)?;
+    let operation = id.parse::<OperationId>().ok().and_then(|id| catalog.operations.get(id));
+    let Some(operation) = operation else {
+        let detail = format!("{id} is no operation of this cluster, or it ended long ago");
+        return Err(Problem::in_phase(Code::NoSuchOperation, Phase::Read, detail));
+    };
+    Ok(json_response(StatusCode::OK, &told(operation)))
+}
+
+fn told(operation: &Operation) -> Value {
+    let done = u8::from(!operation.is_running());
+    let step = match (&operation.kind, operation.is_running()) {
+        (_, false) => "ended",
+        (OperationKind::TransferLeader { .. }, true) => "handing-over",
+    };
+    let mut body = json!(operation);
+    body["step"] = json!(step);
+    body["done"] = json!(done);
+    body["total"] = json!(1);
+    body
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TransferLeader {
+    to: NodeId,
+}
+
+/// `POST /v1/admin/shards/{id}/transfer-leader`
+pub(super) async fn transfer_leader<B>(call: &Call<'_>, shard: &str, body: &mut B) -> Answer
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let shard = shard_id(shard)?;
+    let TransferLeader { to } = arguments(call, body, r#"{"to": "<node id>"}"#).await?;
+    begin(call, OperationKind::TransferLeader { shard, to }).await
+}
+
+fn shard_id(text: &str) -> Result<ShardId, Box<Problem>> {
+    text.parse().map_err(|_| Problem::new(Code::NoSuchShard, format!("{text} is no shard of this cluster")))
+}
+
+/// A JSON body, and nothing else: a page of another origin can send a form, but not this type.
+async fn arguments<T, B>(call: &Call<'_>, body: &mut B, expected: &str) -> Result<T, Box<Problem>>
+where
+    T: for<'de> Deserialize<'de>,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    if !headers::is_json(call.headers)? {
+        let detail = format!("the body is {expected}, as {CONTENT_TYPE}: application/json");
+        return Err(Problem::new(Code::ContentType, detail));
+    }
+    let held = body::read(call, body).await?;
+    serde_json::from_slice(&held.bytes)
+        .map_err(|error| Problem::new(Code::BadEncoding, format!("the body is to be {expected}: {error}")))
+}
+
+async fn begin(call: &Call<'_>, kind: OperationKind) -> Answer {
+    let key = headers::idempotency_key(call.headers)?;
+    let command = CatalogCommand::BeginOperation {
+        kind,
+        expected_epoch: headers::expected_epoch(call.headers)?,
+        // It was found to be printable ASCII.
+        idempotency_key: key.map(|key| String::from_utf8_lossy(&key).into_owned()),
+        time_ms: clock::wall_ms(),
+    };
+    if call.query.flag("dry_run")? {
+        return dry_run(call, &command);
+    }
+    let response = call.router().propose_catalog(command, call.deadline).await;
+    let response = response.map_err(|error| Problem::from_router(error, call, true))?;
+    let (id, begun, version) = match response {
+        CatalogResponse::Operation { id, begun, version } => (id, begun, version),
+        CatalogResponse::Refused { why } => return Err(refused(&why)),
+        other => return Err(Problem::in_phase(Code::Internal, Phase::Proposed, format!("answered {other:?}"))),
+    };
+    let operation = heard(call, id, version).await;
+    let body = operation.as_ref().map_or_else(|| json!({ "id": id }), told);
+    let mut response = json_response(StatusCode::ACCEPTED, &body);
+    let location = HeaderValue::try_from(format!("/v1/admin/operations/{id}")).expect("digits are header text");
+    response.headers_mut().insert(LOCATION, location);
+    if !begun {
+        response.headers_mut().insert(headers::REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// The operation as this node knows it once it has heard of it: so that who follows `Location` here finds it. None at the
+/// deadline.
+async fn heard(call: &Call<'_>, id: OperationId, version: u64) -> Option<Operation> {
+    let mut catalog = call.router().watch_catalog();
+    let is_new = |catalog: &Option<std::sync::Arc<Catalog>>| catalog.as_ref().is_some_and(|it| it.version >= version);
+    let left = call.deadline.since(clock::now());
+    let catalog = tokio::time::timeout(left, catalog.wait_for(is_new)).await.ok()?.ok()?;
+    catalog.as_ref()?.operations.get(id).cloned()
+}
+
+/// What would be answered now, by this node's copy of the catalog.
+fn dry_run(call: &Call<'_>, command: &CatalogCommand) -> Answer {
+    let catalog = call.router().catalog().ok_or_else(not_ready_yet)?;
+    let mut copy = Some(Catalog::clone(&catalog));
+    let id = match catalog::apply(&mut copy, command) {
+        CatalogResponse::Operation { id, .. } => id,
+        CatalogResponse::Refused { why } => return Err(refused(&why)),
+        other => return Err(Problem::in_phase(Code::Internal, Phase::Read, format!("answered {other:?}"))),
+    };
+    let operation = copy.as_ref().and_then(|copy| copy.operations.get(id)).map(told);
+    Ok(json_response(StatusCode::OK, &json!({ "dry_run": true, "operation": operation })))
+}
+
+/// Nothing was changed, and why not.
+fn refused(why: &Refusal) -> Box<Problem> {
+    let problem = |code| Problem::new(code, why.to_string());
+    match why {
+        Refusal::NoSuchShard { shard } => problem(Code::NoSuchShard).with_shard(*shard),
+        Refusal::NoSuchNode { .. } => problem(Code::NoSuchNode),
+        Refusal::OperationRunning { shard, operation } => {
+            problem(Code::OperationRunning).with_shard(*shard).with_member("operation", json!(operation))
+        }
+        Refusal::EpochMismatch { shard, epoch } => {
+            problem(Code::EpochMismatch).with_shard(*shard).with_member("current_epoch", json!(epoch))
+        }
+        Refusal::OperationKeyReused { operation } => {
+            problem(Code::IdempotencyKeyReuse).with_member("operation", json!(operation))
+        }
+        Refusal::ShardNotLive { shard }
+        | Refusal::NodeHoldsNoReplica { shard, .. }
+        | Refusal::ReplicaNotVoter { shard, .. } => problem(Code::CannotTransfer).with_shard(*shard),
+        Refusal::NotFounded => Problem::starting(),
+        _ => problem(Code::Internal),
+    }
+}
+
+#[cfg(test)]
+#[path = "operations_tests.rs"]
+mod tests;

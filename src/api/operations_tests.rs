@@ -1,0 +1,49 @@
+//! What a refusal of the catalog is to a client.
+
+use super::*;
+use crate::types::{Epoch, ReplicaId};
+
+#[test]
+fn each_reason_not_to_begin_is_a_client_error_that_names_what_stands() {
+    let (shard, node, operation) = (ShardId(1), NodeId(2), OperationId(3));
+    let cases = [
+        (Refusal::NoSuchShard { shard }, 404, "no-such-shard", None),
+        (Refusal::NoSuchNode { node }, 404, "no-such-node", None),
+        (Refusal::OperationRunning { shard, operation }, 409, "operation-running", Some(("operation", "3"))),
+        (Refusal::EpochMismatch { shard, epoch: Epoch(7) }, 409, "epoch-mismatch", Some(("current_epoch", "7"))),
+        (Refusal::OperationKeyReused { operation }, 422, "idempotency-key-reuse", Some(("operation", "3"))),
+        (Refusal::ShardNotLive { shard }, 422, "cannot-transfer", None),
+        (Refusal::NodeHoldsNoReplica { shard, node }, 422, "cannot-transfer", None),
+        (Refusal::ReplicaNotVoter { shard, replica: ReplicaId(4) }, 422, "cannot-transfer", None),
+    ];
+    for (why, status, code, member) in cases {
+        let problem = refused(&why);
+        assert_eq!(problem.code.status(), status, "{why}");
+        let body = problem.body();
+        assert_eq!((body["code"].as_str(), body["outcome"].as_str()), (Some(code), Some("not_applied")), "{why}");
+        assert_eq!(body["detail"], why.to_string());
+        if let Some((name, value)) = member {
+            assert_eq!(body[name], value, "{why}");
+        }
+    }
+}
+
+#[test]
+fn an_operation_is_told_with_its_progress() {
+    let running = Operation {
+        id: OperationId(1),
+        kind: OperationKind::TransferLeader { shard: ShardId(2), to: NodeId(3) },
+        state: catalog::OperationState::Running,
+        idempotency_key: None,
+        begun_ms: 4,
+        ended_ms: None,
+    };
+    let expected = json!({
+        "id": "1", "kind": "transfer-leader", "shard": "2", "to": "3", "state": "running", "step": "handing-over",
+        "done": 0, "total": 1, "idempotency_key": null, "begun_ms": 4, "ended_ms": null,
+    });
+    assert_eq!(told(&running), expected);
+    let state = catalog::OperationState::Failed { why: "no".into() };
+    let body = told(&Operation { state, ended_ms: Some(5), ..running });
+    assert_eq!((&body["state"], &body["why"], &body["done"]), (&json!("failed"), &json!("no"), &json!(1)));
+}

@@ -1,0 +1,253 @@
+//! Operations: changes of the cluster that somebody asked for and that take more than one step. They are kept in the
+//! catalog, so that the next leader of the meta group goes on where the last one stopped (`architecture` §6).
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use super::apply::{Done, Result};
+use super::command::Refusal;
+use super::descriptor::{Described, ReplicaState};
+use super::{Catalog, decode_map, encode_map};
+use crate::types::{Epoch, NodeId, OperationId, ShardId};
+use crate::wire::{Wire, WireError};
+use crate::{wire_enum, wire_struct};
+
+/// Ended operations that are kept, the newest ones: each copy of the catalog carries them.
+pub const ENDED_OPERATIONS_KEPT: usize = 256;
+/// Longest idempotency key of an operation, in bytes: as of a write.
+pub const OPERATION_KEY_BYTES_MAX: usize = 255;
+
+/// What is to be done. A kind holds its shards from the beginning to the end: no other operation may have them meanwhile.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum OperationKind {
+    /// `to` leads the shard, and goes on leading it until it can no more or somebody chooses another node.
+    TransferLeader { shard: ShardId, to: NodeId },
+}
+wire_enum!(OperationKind { 1 => TransferLeader { shard, to } });
+
+impl OperationKind {
+    /// The shards that nobody else may work on.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        match self {
+            OperationKind::TransferLeader { shard, .. } => std::iter::once(*shard),
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum OperationState {
+    Running,
+    Done,
+    /// It will not be done; what it had begun is taken back.
+    Failed {
+        why: String,
+    },
+}
+wire_enum!(OperationState { 1 => Running, 2 => Done, 3 => Failed { why } });
+
+/// One operation. Times are wall-clock milliseconds of the node that proposed, for people alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Operation {
+    pub id: OperationId,
+    #[serde(flatten)]
+    pub kind: OperationKind,
+    #[serde(flatten)]
+    pub state: OperationState,
+    /// Whoever asks again with the same key gets this operation again, as long as it is kept.
+    pub idempotency_key: Option<String>,
+    pub begun_ms: u64,
+    pub ended_ms: Option<u64>,
+}
+wire_struct!(Operation { id, kind, state, idempotency_key, begun_ms, ended_ms });
+
+impl Operation {
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.state == OperationState::Running
+    }
+}
+
+impl Described for Operation {
+    type Id = OperationId;
+    const WHAT: &'static str = "catalog's operations";
+    fn id(&self) -> OperationId {
+        self.id
+    }
+}
+
+/// All operations that the catalog knows.
+///
+/// Invariants: ids are below `next`; a shard has at most one running operation; `ended_ms` is there exactly when an
+/// operation has ended; of idempotency keys no two are alike.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Operations {
+    next: u64,
+    by_id: BTreeMap<OperationId, Operation>,
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self { next: 1, by_id: BTreeMap::new() }
+    }
+}
+
+impl Operations {
+    #[must_use]
+    pub fn get(&self, id: OperationId) -> Option<&Operation> {
+        self.by_id.get(&id)
+    }
+
+    /// In the order in which they began.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Operation> {
+        self.by_id.values()
+    }
+
+    pub fn running(&self) -> impl Iterator<Item = &Operation> {
+        self.iter().filter(|operation| operation.is_running())
+    }
+
+    /// The operation that holds a shard.
+    #[must_use]
+    pub fn on_shard(&self, shard: ShardId) -> Option<&Operation> {
+        self.running().find(|operation| operation.kind.shards().any(|held| held == shard))
+    }
+
+    pub(super) fn check(&self) -> std::result::Result<(), String> {
+        let mut held = std::collections::BTreeSet::new();
+        let mut keys = std::collections::BTreeSet::new();
+        for (id, operation) in &self.by_id {
+            if *id != operation.id || id.0 == 0 || id.0 >= self.next {
+                return Err(format!("operation {} under id {id}, the next one is {}", operation.id, self.next));
+            }
+            if operation.is_running() != operation.ended_ms.is_none() {
+                return Err(format!("operation {id} is {:?} and ended at {:?}", operation.state, operation.ended_ms));
+            }
+            if operation.is_running() && !operation.kind.shards().all(|shard| held.insert(shard)) {
+                return Err(format!("operation {id} holds a shard of another"));
+            }
+            if operation.idempotency_key.as_ref().is_some_and(|key| !keys.insert(key)) {
+                return Err(format!("operation {id} has the idempotency key of another"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest ended ones go first; one that runs stays however many there are.
+    fn forget_the_oldest(&mut self) {
+        let ended: Vec<OperationId> = self.iter().filter(|one| !one.is_running()).map(|one| one.id).collect();
+        for id in ended.iter().take(ended.len().saturating_sub(ENDED_OPERATIONS_KEPT)) {
+            self.by_id.remove(id);
+        }
+    }
+}
+
+impl Wire for Operations {
+    fn encode(&self, out: &mut BytesMut) {
+        self.next.encode(out);
+        encode_map(&self.by_id, out);
+    }
+
+    fn decode(input: &mut Bytes) -> std::result::Result<Self, WireError> {
+        Ok(Self { next: u64::decode(input)?, by_id: decode_map(input)? })
+    }
+}
+
+impl Catalog {
+    pub(super) fn begin_operation(
+        &mut self,
+        kind: &OperationKind,
+        expected_epoch: Option<Epoch>,
+        idempotency_key: Option<&String>,
+        time_ms: u64,
+    ) -> Result<Done> {
+        let with_key = |operation: &&Operation| operation.idempotency_key.as_ref() == idempotency_key;
+        if let Some(known) = idempotency_key.and_then(|_| self.operations.iter().find(with_key)) {
+            let operation = known.id;
+            if known.kind != *kind {
+                return Err(Refusal::OperationKeyReused { operation });
+            }
+            return Ok(Done::operation(false, operation));
+        }
+        if let Some(key) = idempotency_key.filter(|key| key.is_empty() || key.len() > OPERATION_KEY_BYTES_MAX) {
+            let why = format!("it has 1 to {OPERATION_KEY_BYTES_MAX} bytes, not {}", key.len());
+            return Err(Refusal::BadParameter { parameter: "idempotency_key".into(), why });
+        }
+        for shard in kind.shards() {
+            let epoch = self.live_shard_mut(shard)?.epoch;
+            if expected_epoch.is_some_and(|expected| expected != epoch) {
+                return Err(Refusal::EpochMismatch { shard, epoch });
+            }
+            if let Some(running) = self.operations.on_shard(shard) {
+                return Err(Refusal::OperationRunning { shard, operation: running.id });
+            }
+        }
+        self.first_step(kind)?;
+        let id = OperationId(self.operations.next);
+        self.operations.next += 1;
+        let operation = Operation {
+            id,
+            kind: kind.clone(),
+            state: OperationState::Running,
+            idempotency_key: idempotency_key.cloned(),
+            begun_ms: time_ms,
+            ended_ms: None,
+        };
+        self.operations.by_id.insert(id, operation);
+        Ok(Done::operation(true, id))
+    }
+
+    /// What the catalog itself changes at the beginning: checked in full before anything is changed.
+    fn first_step(&mut self, kind: &OperationKind) -> Result<()> {
+        match kind {
+            OperationKind::TransferLeader { shard, to } => {
+                if !self.nodes.contains_key(to) {
+                    return Err(Refusal::NoSuchNode { node: *to });
+                }
+                let descriptor = self.live_shard_mut(*shard)?;
+                match descriptor.replica_on(*to) {
+                    Some(replica) if replica.state == ReplicaState::Voter => {}
+                    Some(replica) if replica.state == ReplicaState::Joining => {
+                        return Err(Refusal::ReplicaNotVoter { shard: *shard, replica: replica.id });
+                    }
+                    _ => return Err(Refusal::NodeHoldsNoReplica { shard: *shard, node: *to }),
+                }
+                descriptor.preferred_leader = Some(*to);
+                descriptor.leader_chosen = true;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn end_operation(&mut self, id: OperationId, failure: Option<&String>, time_ms: u64) -> Result<Done> {
+        let operation = self.operations.by_id.get_mut(&id).ok_or(Refusal::NoSuchOperation { operation: id })?;
+        if !operation.is_running() {
+            return Ok(Done::NOTHING_TO_DO);
+        }
+        operation.ended_ms = Some(time_ms);
+        operation.state = match failure {
+            None => OperationState::Done,
+            Some(why) => OperationState::Failed { why: why.clone() },
+        };
+        let kind = operation.kind.clone();
+        if failure.is_some() {
+            self.take_back(&kind);
+        }
+        self.operations.forget_the_oldest();
+        Ok(Done::CHANGED)
+    }
+
+    fn take_back(&mut self, kind: &OperationKind) {
+        match kind {
+            OperationKind::TransferLeader { shard, to } => {
+                let chosen = self.shards.get_mut(shard).filter(|shard| shard.preferred_leader == Some(*to));
+                if let Some(shard) = chosen {
+                    (shard.preferred_leader, shard.leader_chosen) = (None, false);
+                }
+            }
+        }
+    }
+}
