@@ -30,13 +30,16 @@ impl Writer {
         batch.extend_from_slice(&1_u32.to_le_bytes());
         batch.extend_from_slice(content);
         self.sequence += 1;
-        self.last_start = self.file.len();
         let (mut rest, mut begun) = (batch.as_slice(), false);
         loop {
             let left = block_left(self.file.len());
             if left < HEADER_BYTES {
                 self.file.extend(std::iter::repeat_n(0, left));
                 continue;
+            }
+            if !begun {
+                // Behind the filler of a block that has no room for a header.
+                self.last_start = self.file.len();
             }
             let (piece, behind) = rest.split_at(rest.len().min(left - HEADER_BYTES));
             rest = behind;
@@ -217,6 +220,15 @@ fn records_of_this_log_inside_a_value_of_the_torn_last_batch_do_not_make_it_rot(
         torn.file[lost.clone()].fill(0);
         assert_eq!(torn.judge(), Verdict::Torn { from: writer.last_start }, "lost {lost:?}");
     }
+}
+
+#[test]
+fn a_last_batch_behind_the_filler_of_a_block_is_torn_from_where_it_begins() {
+    let before = BLOCK_BYTES - HEADER_BYTES - BATCH_HEADER_BYTES - 6;
+    let mut torn = Writer::new(1).batch(&noise(before)).batch(&noise(2_000));
+    assert_eq!(torn.last_start, BLOCK_BYTES, "six bytes are left of the first block");
+    torn.file[BLOCK_BYTES..BLOCK_BYTES + SECTOR_BYTES].fill(0);
+    assert_eq!(torn.judge(), Verdict::Torn { from: BLOCK_BYTES });
 }
 
 proptest! {
