@@ -47,6 +47,10 @@ methods! {
     Digest = 37,
     /// "Would you lead this shard now?": asked before a transfer, because a failed one costs an election.
     ReadyToLead = 38,
+    /// Router: who belongs to a group, asked of its leader.
+    Members = 39,
+    /// Router: the newest catalog, asked of the meta group's leader.
+    NewestCatalog = 40,
 }
 
 #[cfg(test)]
@@ -71,6 +75,8 @@ mod tests {
             (36, Method::ReplicaReports),
             (37, Method::Digest),
             (38, Method::ReadyToLead),
+            (39, Method::Members),
+            (40, Method::NewestCatalog),
         ];
         for number in 0..=u8::MAX {
             let known = pinned.iter().find(|(pinned, _)| *pinned == number).map(|(_, method)| *method);

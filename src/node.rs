@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::machine::Command;
 use crate::method::Method;
 use crate::placement::reconcile::Reconciler;
+use crate::placement::remains;
 use crate::raft::Timing;
 use crate::raft::rooms::Rooms;
 use crate::router::Router;
@@ -262,6 +263,7 @@ impl Node {
         tasks.spawn(dial_seeds(config.cluster.join.clone(), peers.clone(), directory, background.clone()));
         let reconciler = Reconciler::new(router.clone(), profile);
         tasks.spawn(reconciler.run(background.clone()));
+        tasks.spawn(remains::run(router.clone(), background.clone()));
         {
             let (host, background) = (host.clone(), background.clone());
             tasks.spawn(async move { host.run_flusher(background).await });

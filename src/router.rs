@@ -133,6 +133,40 @@ struct Shared {
     leaders: Mutex<HashMap<ShardId, NodeId>>,
 }
 
+/// Where a shard's leader was looked for, for one request.
+#[derive(Default)]
+struct Search {
+    /// Where the last answer said that it is.
+    hint: Option<NodeId>,
+    /// Where it was not, and nobody said where else.
+    failed: Option<NodeId>,
+    redirects: u32,
+    /// Counts the replicas that were asked in turn.
+    next_guess: usize,
+}
+
+impl Search {
+    /// Whether the address that `node` gave is where to go next. Two nodes that each take the other for the leader would
+    /// send us to and fro.
+    fn follows(&mut self, node: NodeId, leader: NodeId) -> bool {
+        let follows = leader != node && self.redirects < REDIRECTS_MAX;
+        if follows {
+            self.redirects += 1;
+            self.hint = Some(leader);
+        }
+        follows
+    }
+
+    fn failed_at(&mut self, node: NodeId) {
+        self.begin_again();
+        self.failed = Some(node);
+    }
+
+    fn begin_again(&mut self) {
+        (self.hint, self.failed, self.redirects) = (None, None, 0);
+    }
+}
+
 /// What one attempt came to.
 enum Attempt<T> {
     Done(T),
@@ -237,14 +271,12 @@ impl Router {
         options: Options,
         request: &R,
     ) -> Result<R::Answer, Error> {
-        let mut next_guess = 0;
-        let mut hint = None;
-        let mut redirects = 0;
+        let mut search = Search::default();
         loop {
             // Asked anew each time: a newer catalog may have come meanwhile.
             let shard = route().ok_or(Error::Starting)?;
-            let Some(target) = self.target(shard, hint, options, &mut next_guess)? else {
-                hint = None;
+            let Some(target) = self.target(shard, &mut search, options)? else {
+                search.begin_again();
                 self.pause(options, Error::NoLeader { shard }).await?;
                 continue;
             };
@@ -255,16 +287,9 @@ impl Router {
                     return Ok(done);
                 }
                 Attempt::Final(error) => return Err(error),
-                // Two nodes that each take the other for the leader would send us to and fro.
-                Attempt::Again { leader: Some(leader), .. }
-                    if leader != node && options.forward && redirects < REDIRECTS_MAX =>
-                {
-                    redirects += 1;
-                    hint = Some(leader);
-                }
+                Attempt::Again { leader: Some(leader), .. } if options.forward && search.follows(node, leader) => {}
                 Attempt::Again { error, .. } => {
-                    redirects = 0;
-                    hint = None;
+                    search.failed_at(node);
                     self.forget_leader(shard, node);
                     if !options.forward {
                         return Err(self.wrong_node(shard));
@@ -279,24 +304,20 @@ impl Router {
     }
 
     /// Where to go next: the hint, the local replica when it leads or may soon, the last known leader, then each replica in
-    /// turn.
-    fn target(
-        &self,
-        shard: ShardId,
-        hint: Option<NodeId>,
-        options: Options,
-        next_guess: &mut usize,
-    ) -> Result<Option<Target>, Error> {
+    /// turn. Without a hint not to where it has just failed: a replica that was moved away from here still takes its last
+    /// leader for the leader.
+    fn target(&self, shard: ShardId, search: &mut Search, options: Options) -> Result<Option<Target>, Error> {
         let me = self.host.node();
         let local = self.host.group(shard);
         if !options.forward {
             let leads = local.filter(|group| group.replica().is_leader());
             return leads.map(Target::Local).map(Some).ok_or_else(|| self.wrong_node(shard));
         }
-        let node = hint.or_else(|| self.leader_hint(shard)).or_else(|| {
+        let known = || self.leader_hint(shard).filter(|node| Some(*node) != search.failed);
+        let node = search.hint.or_else(known).or_else(|| {
             let nodes = self.replica_nodes(shard);
-            let guess = nodes.get(*next_guess % nodes.len().max(1)).copied();
-            *next_guess += 1;
+            let guess = nodes.get(search.next_guess % nodes.len().max(1)).copied();
+            search.next_guess += 1;
             guess
         });
         Ok(match (node, local) {
@@ -338,6 +359,20 @@ impl Router {
         Ok(())
     }
 
+    /// Who belongs to a group, as its leader knows after a quorum confirmed it.
+    pub async fn members(&self, shard: ShardId, deadline: Moment) -> Result<shard::Members, Error> {
+        self.at_leader(|| Some(shard), Options { deadline, forward: true }, &AskMembers).await
+    }
+
+    /// The catalog with everything that was acknowledged before the call, wherever the meta group's leader is. What a
+    /// node knows by itself may be older.
+    pub async fn newest_catalog(&self, deadline: Moment) -> Result<Arc<Catalog>, Error> {
+        let known = self.catalog();
+        let ask = AskCatalog { known_version: known.as_ref().map_or(0, |catalog| catalog.version) };
+        let newer = self.at_leader(|| Some(META_SHARD), Options { deadline, forward: true }, &ask).await?;
+        newer.or(known).ok_or(Error::Starting)
+    }
+
     /// What another node's replicas look like from within. Asked by the admin API; needs no quorum.
     pub async fn reports(&self, node: NodeId, deadline: Moment) -> Result<Vec<ReplicaReport>, CallError> {
         if node == self.host.node() {
@@ -359,7 +394,7 @@ impl Router {
         deadline: Moment,
     ) -> Attempt<T> {
         // A read changes nothing: it may be asked again, and need not wait for a silent node until its deadline.
-        let is_read = matches!(method, Method::Read | Method::Scan);
+        let is_read = matches!(method, Method::Read | Method::Scan | Method::Members | Method::NewestCatalog);
         let left = deadline.since(clock::now());
         let left = if is_read { left.min(READ_ATTEMPT_MAX) } else { left };
         let asked = clock::now();
@@ -454,6 +489,56 @@ impl Routed for CatalogCommand {
         match target {
             Target::Local(group) => local(shard, group.propose(Command::Catalog(self.clone()), 0, deadline).await),
             Target::Node(node) => router.call::<Response>(node, Method::ProposeCatalog, shard, self, deadline).await,
+        }
+    }
+}
+
+struct AskMembers;
+
+impl Routed for AskMembers {
+    type Answer = shard::Members;
+
+    async fn attempt(
+        &self,
+        router: &Router,
+        target: Target,
+        shard: ShardId,
+        deadline: Moment,
+    ) -> Attempt<shard::Members> {
+        match target {
+            Target::Local(group) => local(shard, group.members(deadline).await),
+            Target::Node(node) => router.call(node, Method::Members, shard, &shard, deadline).await,
+        }
+    }
+}
+
+struct AskCatalog {
+    known_version: u64,
+}
+
+impl Routed for AskCatalog {
+    /// None when there is none newer than the known one.
+    type Answer = Option<Arc<Catalog>>;
+
+    async fn attempt(
+        &self,
+        router: &Router,
+        target: Target,
+        shard: ShardId,
+        deadline: Moment,
+    ) -> Attempt<Option<Arc<Catalog>>> {
+        let node = match target {
+            Target::Local(group) => return local(shard, group.catalog(deadline).await),
+            Target::Node(node) => node,
+        };
+        let answer = router.call::<Option<Bytes>>(node, Method::NewestCatalog, shard, &self.known_version, deadline);
+        match answer.await.map(|newer| newer.map(Catalog::from_bytes).transpose()) {
+            Attempt::Done(Ok(newer)) => Attempt::Done(newer.map(Arc::new)),
+            Attempt::Done(Err(error)) => {
+                Attempt::Final(Error::Failed { shard, what: format!("unreadable catalog: {error}") })
+            }
+            Attempt::Again { leader, error } => Attempt::Again { leader, error },
+            Attempt::Final(error) => Attempt::Final(error),
         }
     }
 }

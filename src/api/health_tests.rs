@@ -18,6 +18,7 @@ fn shard(id: u64, state: ReplicaState, shard_state: ShardState) -> ShardDescript
         replicas: vec![ReplicaDescriptor { id: ReplicaId(id + 1), node: NODE, state }],
         preferred_leader: None,
         leader_chosen: false,
+        placement_chosen: false,
     }
 }
 

@@ -276,6 +276,7 @@ where
         Endpoint::AdminShards => admin::shards(&call(query)?).await,
         Endpoint::AdminShard => admin::shard(&call(query)?, variable).await,
         Endpoint::AdminTransferLeader => operations::transfer_leader(&call(query)?, variable, body).await,
+        Endpoint::AdminMove => operations::move_replica(&call(query)?, variable, body).await,
         Endpoint::AdminOperations => operations::list(&call(query)?),
         Endpoint::AdminOperation => operations::one(&call(query)?, variable),
         Endpoint::AdminRoute => admin::route(&call(query)?),

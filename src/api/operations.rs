@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::error::{Code, Phase, Problem};
 use super::{Answer, Call, body, headers, json_response, not_ready_yet};
-use crate::catalog::{self, Catalog, CatalogCommand, CatalogResponse, Operation, OperationKind, Refusal};
+use crate::catalog::{
+    self, Catalog, CatalogCommand, CatalogResponse, Operation, OperationCause, OperationKind, OperationState, Refusal,
+};
 use crate::clock;
 use crate::types::{NodeId, OperationId, ShardId};
 
@@ -34,9 +36,11 @@ pub(super) fn one(call: &Call<'_>, id: &str) -> Answer {
 
 fn told(operation: &Operation) -> Value {
     let done = u8::from(!operation.is_running());
-    let step = match (&operation.kind, operation.is_running()) {
-        (_, false) => "ended",
-        (OperationKind::TransferLeader { .. }, true) => "handing-over",
+    let step = match (&operation.state, &operation.kind) {
+        (OperationState::Done | OperationState::Failed { .. }, _) => "ended",
+        (OperationState::GivingUp { .. }, _) => "taking-back",
+        (OperationState::Running, OperationKind::TransferLeader { .. }) => "handing-over",
+        (OperationState::Running, OperationKind::Move { .. }) => "moving",
     };
     let mut body = json!(operation);
     body["step"] = json!(step);
@@ -62,6 +66,24 @@ where
     begin(call, OperationKind::TransferLeader { shard, to }).await
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Move {
+    from: NodeId,
+    to: NodeId,
+}
+
+/// `POST /v1/admin/shards/{id}/move`
+pub(super) async fn move_replica<B>(call: &Call<'_>, shard: &str, body: &mut B) -> Answer
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let shard = shard_id(shard)?;
+    let Move { from, to } = arguments(call, body, r#"{"from": "<node id>", "to": "<node id>"}"#).await?;
+    begin(call, OperationKind::Move { shard, from, to }).await
+}
+
 fn shard_id(text: &str) -> Result<ShardId, Box<Problem>> {
     text.parse().map_err(|_| Problem::new(Code::NoSuchShard, format!("{text} is no shard of this cluster")))
 }
@@ -84,21 +106,26 @@ where
 
 async fn begin(call: &Call<'_>, kind: OperationKind) -> Answer {
     let key = headers::idempotency_key(call.headers)?;
+    let cannot = match &kind {
+        OperationKind::TransferLeader { .. } => Code::CannotTransfer,
+        OperationKind::Move { .. } => Code::CannotMove,
+    };
     let command = CatalogCommand::BeginOperation {
         kind,
+        cause: OperationCause::Asked,
         expected_epoch: headers::expected_epoch(call.headers)?,
         // It was found to be printable ASCII.
         idempotency_key: key.map(|key| String::from_utf8_lossy(&key).into_owned()),
         time_ms: clock::wall_ms(),
     };
     if call.query.flag("dry_run")? {
-        return dry_run(call, &command);
+        return dry_run(call, &command, cannot);
     }
     let response = call.router().propose_catalog(command, call.deadline).await;
     let response = response.map_err(|error| Problem::from_router(error, call, true))?;
     let (id, begun, version) = match response {
         CatalogResponse::Operation { id, begun, version } => (id, begun, version),
-        CatalogResponse::Refused { why } => return Err(refused(&why)),
+        CatalogResponse::Refused { why } => return Err(refused(&why, cannot)),
         other => return Err(Problem::in_phase(Code::Internal, Phase::Proposed, format!("answered {other:?}"))),
     };
     let operation = heard(call, id, version).await;
@@ -123,20 +150,20 @@ async fn heard(call: &Call<'_>, id: OperationId, version: u64) -> Option<Operati
 }
 
 /// What would be answered now, by this node's copy of the catalog.
-fn dry_run(call: &Call<'_>, command: &CatalogCommand) -> Answer {
+fn dry_run(call: &Call<'_>, command: &CatalogCommand, cannot: Code) -> Answer {
     let catalog = call.router().catalog().ok_or_else(not_ready_yet)?;
     let mut copy = Some(Catalog::clone(&catalog));
     let id = match catalog::apply(&mut copy, command) {
         CatalogResponse::Operation { id, .. } => id,
-        CatalogResponse::Refused { why } => return Err(refused(&why)),
+        CatalogResponse::Refused { why } => return Err(refused(&why, cannot)),
         other => return Err(Problem::in_phase(Code::Internal, Phase::Read, format!("answered {other:?}"))),
     };
     let operation = copy.as_ref().and_then(|copy| copy.operations.get(id)).map(told);
     Ok(json_response(StatusCode::OK, &json!({ "dry_run": true, "operation": operation })))
 }
 
-/// Nothing was changed, and why not.
-fn refused(why: &Refusal) -> Box<Problem> {
+/// Nothing was changed, and why not. `cannot`: what is said where the state of the shard does not allow it.
+fn refused(why: &Refusal, cannot: Code) -> Box<Problem> {
     let problem = |code| Problem::new(code, why.to_string());
     match why {
         Refusal::NoSuchShard { shard } => problem(Code::NoSuchShard).with_shard(*shard),
@@ -152,7 +179,8 @@ fn refused(why: &Refusal) -> Box<Problem> {
         }
         Refusal::ShardNotLive { shard }
         | Refusal::NodeHoldsNoReplica { shard, .. }
-        | Refusal::ReplicaNotVoter { shard, .. } => problem(Code::CannotTransfer).with_shard(*shard),
+        | Refusal::NodeHoldsReplica { shard, .. }
+        | Refusal::ReplicaNotVoter { shard, .. } => problem(cannot).with_shard(*shard),
         Refusal::NotFounded => Problem::starting(),
         _ => problem(Code::Internal),
     }

@@ -14,10 +14,11 @@ fn each_reason_not_to_begin_is_a_client_error_that_names_what_stands() {
         (Refusal::OperationKeyReused { operation }, 422, "idempotency-key-reuse", Some(("operation", "3"))),
         (Refusal::ShardNotLive { shard }, 422, "cannot-transfer", None),
         (Refusal::NodeHoldsNoReplica { shard, node }, 422, "cannot-transfer", None),
+        (Refusal::NodeHoldsReplica { shard, node, replica: ReplicaId(4) }, 422, "cannot-transfer", None),
         (Refusal::ReplicaNotVoter { shard, replica: ReplicaId(4) }, 422, "cannot-transfer", None),
     ];
     for (why, status, code, member) in cases {
-        let problem = refused(&why);
+        let problem = refused(&why, Code::CannotTransfer);
         assert_eq!(problem.code.status(), status, "{why}");
         let body = problem.body();
         assert_eq!((body["code"].as_str(), body["outcome"].as_str()), (Some(code), Some("not_applied")), "{why}");
@@ -33,17 +34,22 @@ fn an_operation_is_told_with_its_progress() {
     let running = Operation {
         id: OperationId(1),
         kind: OperationKind::TransferLeader { shard: ShardId(2), to: NodeId(3) },
-        state: catalog::OperationState::Running,
+        state: OperationState::Running,
+        cause: OperationCause::Asked,
         idempotency_key: None,
         begun_ms: 4,
         ended_ms: None,
     };
     let expected = json!({
         "id": "1", "kind": "transfer-leader", "shard": "2", "to": "3", "state": "running", "step": "handing-over",
-        "done": 0, "total": 1, "idempotency_key": null, "begun_ms": 4, "ended_ms": null,
+        "done": 0, "total": 1, "cause": "asked", "idempotency_key": null, "begun_ms": 4, "ended_ms": null,
     });
     assert_eq!(told(&running), expected);
-    let state = catalog::OperationState::Failed { why: "no".into() };
-    let body = told(&Operation { state, ended_ms: Some(5), ..running });
+    let state = OperationState::Failed { why: "no".into() };
+    let body = told(&Operation { state, ended_ms: Some(5), ..running.clone() });
     assert_eq!((&body["state"], &body["why"], &body["done"]), (&json!("failed"), &json!("no"), &json!(1)));
+    let kind = OperationKind::Move { shard: ShardId(2), from: NodeId(3), to: NodeId(4) };
+    let state = OperationState::GivingUp { why: "no".into() };
+    let body = told(&Operation { kind, state, ..running });
+    assert_eq!((&body["state"], &body["step"], &body["done"]), (&json!("giving_up"), &json!("taking-back"), &json!(0)));
 }

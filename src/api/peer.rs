@@ -162,6 +162,20 @@ async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Mom
             Some(catalog) => Ok(catalog.to_bytes()),
             None => refuse(status::NO_CATALOG, "no catalog is known here").await,
         },
+        Method::Members => {
+            let shard = ShardId::from_bytes(body).map_err(malformed)?;
+            let Some(group) = router.host().group(shard) else { return Ok(not_here::<shard::Members>()) };
+            Ok(Timed::of(group.members(deadline)).await.to_bytes())
+        }
+        Method::NewestCatalog => {
+            let known = u64::from_bytes(body).map_err(malformed)?;
+            let Some(group) = router.host().group(META_SHARD) else { return Ok(not_here::<Option<Bytes>>()) };
+            let newer = async {
+                let catalog = group.catalog(deadline).await?;
+                Ok(catalog.filter(|catalog| catalog.version > known).map(|catalog| catalog.to_bytes()))
+            };
+            Ok(Timed::of(newer).await.to_bytes())
+        }
         Method::Join => join(&router, Wire::from_bytes(body).map_err(malformed)?, deadline).await,
         Method::ReplicaReports => Ok(router.host().reports().to_bytes()),
         Method::Digest => digest(&router, ShardId::from_bytes(body).map_err(malformed)?).await,

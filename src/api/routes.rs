@@ -24,6 +24,7 @@ pub(super) enum Endpoint {
     AdminShards,
     AdminShard,
     AdminTransferLeader,
+    AdminMove,
     AdminOperations,
     AdminOperation,
     AdminRoute,
@@ -100,6 +101,7 @@ pub(super) const ROUTES: &[Route] = &[
     route("/v1/admin/shards", Endpoint::AdminShards, PLAIN_GET),
     route("/v1/admin/shards/{id}", Endpoint::AdminShard, PLAIN_GET),
     route("/v1/admin/shards/{id}/transfer-leader", Endpoint::AdminTransferLeader, &[operation("POST", BEGIN)]),
+    route("/v1/admin/shards/{id}/move", Endpoint::AdminMove, &[operation("POST", BEGIN)]),
     route("/v1/admin/operations", Endpoint::AdminOperations, PLAIN_GET),
     route("/v1/admin/operations/{id}", Endpoint::AdminOperation, PLAIN_GET),
     route(

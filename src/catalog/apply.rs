@@ -91,6 +91,7 @@ fn found(
         replicas: vec![founder],
         preferred_leader: None,
         leader_chosen: false,
+        placement_chosen: false,
     };
     Ok(Catalog {
         version: 1,
@@ -124,9 +125,10 @@ impl Catalog {
             CatalogCommand::ForgetReplica { shard, replica } => self.forget_replica(*shard, *replica)?,
             CatalogCommand::PreferLeaders { leaders } => self.prefer_leaders(leaders)?,
             CatalogCommand::RaiseFeatureLevel { to } => self.raise_feature_level(*to)?,
-            CatalogCommand::BeginOperation { kind, expected_epoch, idempotency_key, time_ms } => {
-                self.begin_operation(kind, *expected_epoch, idempotency_key.as_ref(), *time_ms)?
+            CatalogCommand::BeginOperation { kind, cause, expected_epoch, idempotency_key, time_ms } => {
+                self.begin_operation(kind, *cause, *expected_epoch, idempotency_key.as_ref(), *time_ms)?
             }
+            CatalogCommand::GiveUpOperation { operation, why } => self.give_up_operation(*operation, why)?,
             CatalogCommand::EndOperation { operation, failure, time_ms } => {
                 self.end_operation(*operation, failure.as_ref(), *time_ms)?
             }
@@ -182,6 +184,7 @@ impl Catalog {
                 replicas: vec![replica],
                 preferred_leader: None,
                 leader_chosen: false,
+                placement_chosen: false,
             };
             self.shards.insert(id, shard);
         }
@@ -207,6 +210,7 @@ impl Catalog {
         if let Some(replica) = descriptor.replica_on(node) {
             return Err(Refusal::NodeHoldsReplica { shard, node, replica: replica.id });
         }
+        self.refuse_held(shard)?;
         self.check_replica_ids(1)?;
         let id = self.take_replica_id();
         let descriptor = self.live_shard_mut(shard)?;
@@ -236,6 +240,9 @@ impl Catalog {
         if leaving.state == ReplicaState::Leaving {
             return Ok(Done::NOTHING_TO_DO);
         }
+        self.refuse_held(shard)?;
+        let descriptor = self.live_shard_mut(shard)?;
+        let leaving = replica_mut(descriptor, replica)?;
         if !another_stays {
             return Err(Refusal::LastVoter { shard, replica });
         }
@@ -249,9 +256,7 @@ impl Catalog {
 
     fn forget_replica(&mut self, shard: ShardId, replica: ReplicaId) -> Result<Done> {
         // An id that was given out and stands nowhere any more was forgotten before.
-        let forgotten = self.replica(replica).is_none()
-            && ReplicaId(0) < replica
-            && self.next_replica_id().is_none_or(|next| replica < next);
+        let forgotten = self.replica(replica).is_none() && self.has_given_out(replica);
         let descriptor = self.live_shard_mut(shard)?;
         if forgotten {
             return Ok(Done::NOTHING_TO_DO);
@@ -259,6 +264,8 @@ impl Catalog {
         if replica_mut(descriptor, replica)?.state != ReplicaState::Leaving {
             return Err(Refusal::ReplicaNotLeaving { shard, replica });
         }
+        self.refuse_held(shard)?;
+        let descriptor = self.live_shard_mut(shard)?;
         descriptor.replicas.retain(|other| other.id != replica);
         descriptor.epoch.0 += 1;
         Ok(Done::CHANGED)
@@ -308,12 +315,20 @@ impl Catalog {
         }
     }
 
+    /// Refuses where an operation has the shard: its replicas are that operation's until it ends.
+    fn refuse_held(&self, shard: ShardId) -> Result<()> {
+        match self.operations.on_shard(shard) {
+            Some(running) => Err(Refusal::OperationRunning { shard, operation: running.id }),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses unless `count` more replica ids are left. One is always kept back, so that the counter itself stays valid.
-    fn check_replica_ids(&self, count: u64) -> Result<()> {
+    pub(super) fn check_replica_ids(&self, count: u64) -> Result<()> {
         if self.next_replica + count <= REPLICA_COUNTER_MAX { Ok(()) } else { Err(Refusal::ReplicaIdsUsedUp) }
     }
 
-    fn take_replica_id(&mut self) -> ReplicaId {
+    pub(super) fn take_replica_id(&mut self) -> ReplicaId {
         let id = ReplicaId::new(self.recovery_generation, self.next_replica);
         self.next_replica += 1;
         id

@@ -4,7 +4,7 @@ use crate::types::{ClusterId, Epoch, NodeId, OperationId, ReplicaId, Revision, S
 use crate::wire_enum;
 
 use super::descriptor::NodeProfile;
-use super::operation::OperationKind;
+use super::operation::{OperationCause, OperationKind};
 
 /// One change of the catalog. Commands marked idempotent may be sent again when their answer was lost; the others are
 /// conditional, so a second one is refused and changes nothing.
@@ -38,9 +38,17 @@ pub enum CatalogCommand {
     RaiseFeatureLevel { to: u32 },
     /// Takes an operation on, and with it the shards that it holds. With an idempotency key that is known it is answered
     /// with the operation that has it. `time_ms` is the proposer's wall clock, for people.
-    BeginOperation { kind: OperationKind, expected_epoch: Option<Epoch>, idempotency_key: Option<String>, time_ms: u64 },
+    BeginOperation {
+        kind: OperationKind,
+        cause: OperationCause,
+        expected_epoch: Option<Epoch>,
+        idempotency_key: Option<String>,
+        time_ms: u64,
+    },
     /// It is done, or it failed and what it had begun is taken back. Idempotent: the first end stands.
     EndOperation { operation: OperationId, failure: Option<String>, time_ms: u64 },
+    /// A move will not be done, unless it is too late for that. Idempotent.
+    GiveUpOperation { operation: OperationId, why: String },
 }
 wire_enum!(CatalogCommand {
     1 => Found { cluster, replication_factor, initial_shards, revision_base, node },
@@ -53,8 +61,9 @@ wire_enum!(CatalogCommand {
     8 => ForgetReplica { shard, replica },
     9 => PreferLeaders { leaders },
     10 => RaiseFeatureLevel { to },
-    11 => BeginOperation { kind, expected_epoch, idempotency_key, time_ms },
+    11 => BeginOperation { kind, cause, expected_epoch, idempotency_key, time_ms },
     12 => EndOperation { operation, failure, time_ms },
+    13 => GiveUpOperation { operation, why },
 });
 
 /// What a command did. `version` is the catalog's after the command; a command that found its work done changes nothing
@@ -143,6 +152,10 @@ pub enum Refusal {
     OperationKeyReused { operation: OperationId },
     #[error("replica {replica} of shard {shard} is no voter yet")]
     ReplicaNotVoter { shard: ShardId, replica: ReplicaId },
+    #[error("operation {operation} has nothing to take back")]
+    NothingToTakeBack { operation: OperationId },
+    #[error("operation {operation} was not given up")]
+    NotGivenUp { operation: OperationId },
 }
 wire_enum!(Refusal {
     1 => NotFounded,
@@ -168,4 +181,6 @@ wire_enum!(Refusal {
     21 => NoSuchOperation { operation },
     22 => OperationKeyReused { operation },
     23 => ReplicaNotVoter { shard, replica },
+    24 => NothingToTakeBack { operation },
+    25 => NotGivenUp { operation },
 });

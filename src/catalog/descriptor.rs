@@ -109,8 +109,10 @@ pub struct ShardDescriptor {
     pub preferred_leader: Option<NodeId>,
     /// Somebody chose the preferred leader: it is not balanced away.
     pub leader_chosen: bool,
+    /// Somebody chose where a replica stands: none is moved to balance the cluster.
+    pub placement_chosen: bool,
 }
-wire_struct!(ShardDescriptor { id, range, epoch, state, replicas, preferred_leader, leader_chosen });
+wire_struct!(ShardDescriptor { id, range, epoch, state, replicas, preferred_leader, leader_chosen, placement_chosen });
 
 impl ShardDescriptor {
     #[must_use]

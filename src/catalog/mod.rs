@@ -22,7 +22,8 @@ pub use self::descriptor::{
     ReplicaState, ShardDescriptor, ShardState,
 };
 pub use self::operation::{
-    ENDED_OPERATIONS_KEPT, OPERATION_KEY_BYTES_MAX, Operation, OperationKind, OperationState, Operations,
+    ENDED_OPERATIONS_KEPT, OPERATION_KEY_BYTES_MAX, Operation, OperationCause, OperationKind, OperationState,
+    Operations,
 };
 
 use self::descriptor::{decode_map, encode_map};
@@ -172,6 +173,21 @@ impl Catalog {
         }
         ensure(shard.preferred_leader.is_none_or(|node| shard.may_lead(node)), "its preferred leader cannot lead")?;
         ensure(!shard.leader_chosen || shard.preferred_leader.is_some(), "a leader was chosen, and there is none")
+    }
+
+    /// The node that a running move takes a replica of the shard away from.
+    #[must_use]
+    pub fn moves_away_from(&self, shard: ShardId) -> Option<NodeId> {
+        match self.operations.on_shard(shard)?.kind {
+            OperationKind::Move { from, .. } => Some(from),
+            OperationKind::TransferLeader { .. } => None,
+        }
+    }
+
+    /// This catalog has given the id out, or an older one has: where it names no such replica, the replica is gone for good.
+    #[must_use]
+    pub fn has_given_out(&self, replica: ReplicaId) -> bool {
+        ReplicaId(0) < replica && self.next_replica_id().is_none_or(|next| replica < next)
     }
 
     /// The id that the next replica gets. Every id given out so far is lower, for neither part of it ever goes down.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{Done, Result};
 use super::command::Refusal;
-use super::descriptor::{Described, ReplicaState};
+use super::descriptor::{Described, ReplicaDescriptor, ReplicaState};
 use super::{Catalog, decode_map, encode_map};
 use crate::types::{Epoch, NodeId, OperationId, ShardId};
 use crate::wire::{Wire, WireError};
@@ -25,17 +25,30 @@ pub const OPERATION_KEY_BYTES_MAX: usize = 255;
 pub enum OperationKind {
     /// `to` leads the shard, and goes on leading it until it can no more or somebody chooses another node.
     TransferLeader { shard: ShardId, to: NodeId },
+    /// A replica of the shard on `to`, filled and made a voter, in place of the one on `from`.
+    Move { shard: ShardId, from: NodeId, to: NodeId },
 }
-wire_enum!(OperationKind { 1 => TransferLeader { shard, to } });
+wire_enum!(OperationKind { 1 => TransferLeader { shard, to }, 2 => Move { shard, from, to } });
 
 impl OperationKind {
     /// The shards that nobody else may work on.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         match self {
-            OperationKind::TransferLeader { shard, .. } => std::iter::once(*shard),
+            OperationKind::TransferLeader { shard, .. } | OperationKind::Move { shard, .. } => std::iter::once(*shard),
         }
     }
 }
+
+/// Who wants an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationCause {
+    /// Somebody asked for it. What was asked for is not undone to balance the cluster.
+    Asked,
+    /// The wanted placement is another one, because nodes came, changed or are to go.
+    Placement,
+}
+wire_enum!(OperationCause { 1 => Asked, 2 => Placement });
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -46,8 +59,12 @@ pub enum OperationState {
     Failed {
         why: String,
     },
+    /// It was given up, and what it had begun is being taken back. Where that is too late it will be done all the same.
+    GivingUp {
+        why: String,
+    },
 }
-wire_enum!(OperationState { 1 => Running, 2 => Done, 3 => Failed { why } });
+wire_enum!(OperationState { 1 => Running, 2 => Done, 3 => Failed { why }, 4 => GivingUp { why } });
 
 /// One operation. Times are wall-clock milliseconds of the node that proposed, for people alone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -57,17 +74,19 @@ pub struct Operation {
     pub kind: OperationKind,
     #[serde(flatten)]
     pub state: OperationState,
+    pub cause: OperationCause,
     /// Whoever asks again with the same key gets this operation again, as long as it is kept.
     pub idempotency_key: Option<String>,
     pub begun_ms: u64,
     pub ended_ms: Option<u64>,
 }
-wire_struct!(Operation { id, kind, state, idempotency_key, begun_ms, ended_ms });
+wire_struct!(Operation { id, kind, state, cause, idempotency_key, begun_ms, ended_ms });
 
 impl Operation {
+    /// It has not ended: it goes on, or what it had begun is being taken back.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.state == OperationState::Running
+        matches!(self.state, OperationState::Running | OperationState::GivingUp { .. })
     }
 }
 
@@ -160,6 +179,7 @@ impl Catalog {
     pub(super) fn begin_operation(
         &mut self,
         kind: &OperationKind,
+        cause: OperationCause,
         expected_epoch: Option<Epoch>,
         idempotency_key: Option<&String>,
         time_ms: u64,
@@ -185,13 +205,14 @@ impl Catalog {
                 return Err(Refusal::OperationRunning { shard, operation: running.id });
             }
         }
-        self.first_step(kind)?;
+        self.first_step(kind, cause)?;
         let id = OperationId(self.operations.next);
         self.operations.next += 1;
         let operation = Operation {
             id,
             kind: kind.clone(),
             state: OperationState::Running,
+            cause,
             idempotency_key: idempotency_key.cloned(),
             begun_ms: time_ms,
             ended_ms: None,
@@ -201,8 +222,9 @@ impl Catalog {
     }
 
     /// What the catalog itself changes at the beginning: checked in full before anything is changed.
-    fn first_step(&mut self, kind: &OperationKind) -> Result<()> {
+    fn first_step(&mut self, kind: &OperationKind, cause: OperationCause) -> Result<()> {
         match kind {
+            OperationKind::Move { shard, from, to } => self.begin_move(*shard, *from, *to, cause),
             OperationKind::TransferLeader { shard, to } => {
                 if !self.nodes.contains_key(to) {
                     return Err(Refusal::NoSuchNode { node: *to });
@@ -222,32 +244,94 @@ impl Catalog {
         }
     }
 
+    /// Orders the replica that is to come, under a fresh id; the one that is to go stays until it is replaced.
+    fn begin_move(&mut self, shard: ShardId, from: NodeId, to: NodeId, cause: OperationCause) -> Result<()> {
+        if let Some(node) = [from, to].into_iter().find(|node| !self.nodes.contains_key(node)) {
+            return Err(Refusal::NoSuchNode { node });
+        }
+        let descriptor = self.live_shard_mut(shard)?;
+        if descriptor.replica_on(from).is_none() {
+            return Err(Refusal::NodeHoldsNoReplica { shard, node: from });
+        }
+        if let Some(replica) = descriptor.replica_on(to) {
+            return Err(Refusal::NodeHoldsReplica { shard, node: to, replica: replica.id });
+        }
+        if let Some(replica) = descriptor.replicas.iter().find(|replica| replica.state != ReplicaState::Voter) {
+            return Err(Refusal::ReplicaNotVoter { shard, replica: replica.id });
+        }
+        self.check_replica_ids(1)?;
+        let id = self.take_replica_id();
+        let descriptor = self.live_shard_mut(shard)?;
+        // Fresh ids are the highest, so the list stays in order.
+        descriptor.replicas.push(ReplicaDescriptor { id, node: to, state: ReplicaState::Joining });
+        descriptor.epoch.0 += 1;
+        descriptor.placement_chosen = cause == OperationCause::Asked;
+        Ok(())
+    }
+
+    /// The replica that was to come is not wanted any more (`models` §15): the group lets it go, then the operation ends.
+    pub(super) fn give_up_operation(&mut self, id: OperationId, why: &str) -> Result<Done> {
+        let operation = self.operations.by_id.get_mut(&id).ok_or(Refusal::NoSuchOperation { operation: id })?;
+        let OperationKind::Move { shard, to, .. } = operation.kind else {
+            return Err(Refusal::NothingToTakeBack { operation: id });
+        };
+        if operation.state != OperationState::Running {
+            return Ok(Done::NOTHING_TO_DO);
+        }
+        operation.state = OperationState::GivingUp { why: why.to_string() };
+        let comes = self.live_shard_mut(shard)?.replicas.iter_mut().find(|replica| replica.node == to);
+        if let Some(replica) = comes {
+            replica.state = ReplicaState::Leaving;
+        }
+        Ok(Done::CHANGED)
+    }
+
     pub(super) fn end_operation(&mut self, id: OperationId, failure: Option<&String>, time_ms: u64) -> Result<Done> {
         let operation = self.operations.by_id.get_mut(&id).ok_or(Refusal::NoSuchOperation { operation: id })?;
         if !operation.is_running() {
             return Ok(Done::NOTHING_TO_DO);
+        }
+        let is_a_move = matches!(operation.kind, OperationKind::Move { .. });
+        if is_a_move && failure.is_some() && operation.state == OperationState::Running {
+            return Err(Refusal::NotGivenUp { operation: id });
         }
         operation.ended_ms = Some(time_ms);
         operation.state = match failure {
             None => OperationState::Done,
             Some(why) => OperationState::Failed { why: why.clone() },
         };
-        let kind = operation.kind.clone();
-        if failure.is_some() {
-            self.take_back(&kind);
+        match (operation.kind.clone(), failure.is_some()) {
+            (OperationKind::TransferLeader { .. }, false) => {}
+            (OperationKind::TransferLeader { shard, to }, true) => self.prefer_no_longer(shard, to),
+            // Whoever proposed this has read the group's committed membership (`models` §16).
+            (OperationKind::Move { shard, from, to }, false) => self.end_move(shard, from, to),
+            (OperationKind::Move { shard, to, .. }, true) => self.remove_replica(shard, to),
         }
         self.operations.forget_the_oldest();
         Ok(Done::CHANGED)
     }
 
-    fn take_back(&mut self, kind: &OperationKind) {
-        match kind {
-            OperationKind::TransferLeader { shard, to } => {
-                let chosen = self.shards.get_mut(shard).filter(|shard| shard.preferred_leader == Some(*to));
-                if let Some(shard) = chosen {
-                    (shard.preferred_leader, shard.leader_chosen) = (None, false);
-                }
-            }
+    fn prefer_no_longer(&mut self, shard: ShardId, node: NodeId) {
+        let preferring = self.shards.get_mut(&shard).filter(|shard| shard.preferred_leader == Some(node));
+        if let Some(shard) = preferring {
+            (shard.preferred_leader, shard.leader_chosen) = (None, false);
+        }
+    }
+
+    fn end_move(&mut self, shard: ShardId, from: NodeId, to: NodeId) {
+        let descriptor = self.shards.get_mut(&shard);
+        let comes = descriptor.and_then(|shard| shard.replicas.iter_mut().find(|replica| replica.node == to));
+        if let Some(replica) = comes {
+            replica.state = ReplicaState::Voter;
+        }
+        self.remove_replica(shard, from);
+    }
+
+    fn remove_replica(&mut self, shard: ShardId, node: NodeId) {
+        self.prefer_no_longer(shard, node);
+        if let Some(descriptor) = self.shards.get_mut(&shard) {
+            descriptor.replicas.retain(|replica| replica.node != node);
+            descriptor.epoch.0 += 1;
         }
     }
 }

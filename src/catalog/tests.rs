@@ -365,6 +365,7 @@ fn formats_are_pinned() {
         ],
         preferred_leader: Some(NodeId(1)),
         leader_chosen: false,
+        placement_chosen: false,
     };
     let creating = ShardDescriptor {
         id: ShardId(2),
@@ -374,6 +375,7 @@ fn formats_are_pinned() {
         replicas: vec![descriptor(0x14, 6, ReplicaState::Joining)],
         preferred_leader: None,
         leader_chosen: false,
+        placement_chosen: false,
     };
     golden::check("catalog_shard", &[meta, creating]);
     golden::has_every_tag(&[ShardState::Live, ShardState::Creating { founder: ReplicaId(1) }]);
@@ -382,6 +384,7 @@ fn formats_are_pinned() {
         id: OperationId(id),
         kind: transfer(0x0102, 3),
         state,
+        cause: OperationCause::Asked,
         idempotency_key: key.map(Into::into),
         begun_ms: 0x0405,
         ended_ms,
@@ -390,10 +393,16 @@ fn formats_are_pinned() {
         operation(1, OperationState::Running, Some("key"), None),
         operation(2, OperationState::Done, None, Some(6)),
         operation(3, OperationState::Failed { why: "why".into() }, None, Some(7)),
+        Operation {
+            kind: OperationKind::Move { shard: ShardId(0x0102), from: NodeId(3), to: NodeId(4) },
+            cause: OperationCause::Placement,
+            ..operation(4, OperationState::GivingUp { why: "why".into() }, None, None)
+        },
     ];
     golden::check("catalog_operation", &operations);
-    golden::has_every_tag(&operations.map(|operation| operation.state));
-    golden::has_every_tag(&[transfer(1, 2)]);
+    golden::has_every_tag(&operations.clone().map(|operation| operation.state));
+    golden::has_every_tag(&operations.clone().map(|operation| operation.cause));
+    golden::has_every_tag(&operations.map(|operation| operation.kind));
 
     let labelled = NodeProfile { zone: "zone-a".into(), host: "rack-7".into(), ..profile(2) };
     let (node, expected_epoch) = (NodeId(3), Epoch(5));
@@ -410,11 +419,13 @@ fn formats_are_pinned() {
         CatalogCommand::RaiseFeatureLevel { to: 2 },
         CatalogCommand::BeginOperation {
             kind: transfer(1, 3),
+            cause: OperationCause::Asked,
             expected_epoch: Some(expected_epoch),
             idempotency_key: Some("key".into()),
             time_ms: 0x0102,
         },
         CatalogCommand::EndOperation { operation: OperationId(9), failure: Some("why".into()), time_ms: 0x0304 },
+        CatalogCommand::GiveUpOperation { operation: OperationId(9), why: "why".into() },
     ];
     golden::check("catalog_command", &commands);
     golden::has_every_tag(&commands);
@@ -443,6 +454,8 @@ fn formats_are_pinned() {
         Refusal::NoSuchOperation { operation: OperationId(9) },
         Refusal::OperationKeyReused { operation: OperationId(9) },
         Refusal::ReplicaNotVoter { shard, replica },
+        Refusal::NothingToTakeBack { operation: OperationId(9) },
+        Refusal::NotGivenUp { operation: OperationId(9) },
     ];
     golden::has_every_tag(&refusals);
     let mut responses = vec![
@@ -489,6 +502,7 @@ fn any_command() -> impl Strategy<Value = CatalogCommand> {
         3 => (shard(), node(), prop::option::of(1u64..5), prop::option::of(0u8..4)).prop_map(|(shard, to, epoch, key)| {
             CatalogCommand::BeginOperation {
                 kind: OperationKind::TransferLeader { shard, to },
+                cause: OperationCause::Asked,
                 expected_epoch: epoch.map(Epoch),
                 idempotency_key: key.map(|key| format!("key {key}")),
                 time_ms: 1,
@@ -498,6 +512,17 @@ fn any_command() -> impl Strategy<Value = CatalogCommand> {
             operation: OperationId(id),
             failure: fails.then(|| "why".into()),
             time_ms: 2,
+        }),
+        3 => (shard(), node(), node()).prop_map(|(shard, from, to)| CatalogCommand::BeginOperation {
+            kind: OperationKind::Move { shard, from, to },
+            cause: OperationCause::Placement,
+            expected_epoch: None,
+            idempotency_key: None,
+            time_ms: 1,
+        }),
+        2 => (0u64..8).prop_map(|id| CatalogCommand::GiveUpOperation {
+            operation: OperationId(id),
+            why: "why".into(),
         }),
     ]
 }

@@ -147,6 +147,18 @@ pub(super) enum ShardCommand {
         #[command(flatten)]
         begin: BeginArgs,
     },
+    /// Put a replica on another node, in place of one that the shard has.
+    Move {
+        id: ShardId,
+        /// The node that is to lose its replica.
+        #[arg(long, value_name = "NODE")]
+        from: NodeId,
+        /// The node that is to get one.
+        #[arg(long, value_name = "NODE")]
+        to: NodeId,
+        #[command(flatten)]
+        begin: BeginArgs,
+    },
 }
 
 /// Of everything that changes the cluster.

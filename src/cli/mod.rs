@@ -89,6 +89,9 @@ async fn run_client(args: &ClientArgs, command: Command) -> Result<(), Failure> 
         Command::Shard(ShardCommand::TransferLeader { id, to, begin }) => {
             operations::transfer_leader(&client, id, to, &begin, printer).await
         }
+        Command::Shard(ShardCommand::Move { id, from, to, begin }) => {
+            operations::move_replica(&client, id, (from, to), &begin, printer).await
+        }
         Command::Operations { id: None } => operations::list(&client, printer).await,
         Command::Operations { id: Some(id) } => operations::show(&client, id, printer).await,
         Command::Node(NodeCommand::List) => cluster::node_list(&client, printer).await,

@@ -15,7 +15,7 @@ use super::output::{self, Printer};
 use super::target::with_query;
 use crate::types::{NodeId, OperationId, ShardId};
 
-const COLUMNS: &[&str] = &["id", "kind", "shard", "to", "state", "step", "done", "total", "why"];
+const COLUMNS: &[&str] = &["id", "kind", "shard", "from", "to", "state", "step", "cause", "why"];
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Between two looks at an operation that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -36,6 +36,17 @@ pub(super) async fn transfer_leader(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     begin(client, &format!("/v1/admin/shards/{shard}/transfer-leader"), &json!({ "to": to }), args, printer).await
+}
+
+pub(super) async fn move_replica(
+    client: &Client,
+    shard: ShardId,
+    (from, to): (NodeId, NodeId),
+    args: &BeginArgs,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let arguments = json!({ "from": from, "to": to });
+    begin(client, &format!("/v1/admin/shards/{shard}/move"), &arguments, args, printer).await
 }
 
 /// Prints the operation as it was begun, or with `--wait` as it ended.
@@ -82,7 +93,7 @@ async fn wait(client: &Client, id: &str) -> Result<Value, Failure> {
         match client.send(&Request::get(path(id))).await {
             Ok(answer) => {
                 let operation = answer.json()?;
-                if operation["state"] != "running" {
+                if !operation["ended_ms"].is_null() {
                     return Ok(operation);
                 }
             }

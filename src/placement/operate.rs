@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use crate::catalog::{Catalog, CatalogCommand, Operation, OperationKind};
+use crate::catalog::{Catalog, CatalogCommand, Operation, OperationKind, OperationState};
 use crate::clock::{self, Moment};
 use crate::router::Router;
 use crate::shard::ReportedRole;
-use crate::types::{NodeId, OperationId, ShardId};
+use crate::types::{NodeId, OperationId, ReplicaId, ShardId};
 
 /// How long a leader waits for the one who is to lead, before the operation has failed: longer than some elections and a
 /// replica's catching up on what it missed.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a node is asked what it leads.
+/// How long a node is asked what it leads, and a group's leader who belongs to it.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A node that is to get a replica and does not answer for so long does not get it: far longer than a restart takes.
+const MOVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What became of an operation in one round.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,36 +26,127 @@ enum Step {
     GoesOn,
     Done,
     Failed(String),
+    GivenUp(String),
 }
 
 /// Of one node, while it leads the meta group.
 #[derive(Default)]
 pub(super) struct Operator {
-    watched_since: BTreeMap<OperationId, Moment>,
+    watched: BTreeMap<OperationId, Watched>,
+}
+
+#[derive(Clone, Copy)]
+struct Watched {
+    since: Moment,
+    /// When the node that the operation needs was last known to be there.
+    answered: Moment,
 }
 
 impl Operator {
-    /// The ends of operations that are over: to be proposed.
+    /// What is to be proposed of operations whose state changes.
     pub(super) async fn round(&mut self, router: &Router, catalog: &Catalog) -> Vec<CatalogCommand> {
-        self.watched_since.retain(|id, _| catalog.operations.get(*id).is_some_and(Operation::is_running));
-        let mut ends = Vec::new();
-        for operation in catalog.operations.running() {
-            let since = *self.watched_since.entry(operation.id).or_insert_with(clock::now);
-            let is_late = clock::now() >= since.after(TRANSFER_TIMEOUT);
-            let step = match &operation.kind {
-                OperationKind::TransferLeader { shard, to } => {
-                    transfer_leader(router, catalog, *shard, *to, is_late).await
-                }
-            };
-            debug!(operation = %operation.id, ?step, "an operation");
-            let failure = match step {
-                Step::GoesOn => continue,
-                Step::Done => None,
-                Step::Failed(why) => Some(why),
-            };
-            ends.push(CatalogCommand::EndOperation { operation: operation.id, failure, time_ms: clock::wall_ms() });
+        self.watched.retain(|id, _| catalog.operations.get(*id).is_some_and(Operation::is_running));
+        let now = clock::now();
+        let looks = catalog.operations.running().map(|operation| {
+            let watched = *self.watched.entry(operation.id).or_insert(Watched { since: now, answered: now });
+            async move { (operation, look(router, catalog, operation, watched).await) }
+        });
+        let mut proposals = Vec::new();
+        for (operation, looked) in futures::future::join_all(looks).await {
+            if let Some(watched) = self.watched.get_mut(&operation.id).filter(|_| looked.has_answered) {
+                watched.answered = clock::now();
+            }
+            debug!(operation = %operation.id, step = ?looked.step, "an operation");
+            let id = operation.id;
+            let end = |failure| CatalogCommand::EndOperation { operation: id, failure, time_ms: clock::wall_ms() };
+            match looked.step {
+                Step::GoesOn => {}
+                Step::Done => proposals.push(end(None)),
+                Step::Failed(why) => proposals.push(end(Some(why))),
+                Step::GivenUp(why) => proposals.push(CatalogCommand::GiveUpOperation { operation: id, why }),
+            }
         }
-        ends
+        proposals
+    }
+}
+
+struct Looked {
+    step: Step,
+    has_answered: bool,
+}
+
+impl Looked {
+    fn with_answer(step: Step) -> Self {
+        Self { step, has_answered: true }
+    }
+
+    fn without_answer(step: Step) -> Self {
+        Self { step, has_answered: false }
+    }
+}
+
+async fn look(router: &Router, catalog: &Catalog, operation: &Operation, watched: Watched) -> Looked {
+    match &operation.kind {
+        OperationKind::TransferLeader { shard, to } => {
+            let is_late = clock::now() >= watched.since.after(TRANSFER_TIMEOUT);
+            Looked::with_answer(transfer_leader(router, catalog, *shard, *to, is_late).await)
+        }
+        OperationKind::Move { shard, from, to } => {
+            let descriptor = catalog.shards.get(shard);
+            let on = |node| descriptor.and_then(|shard| shard.replica_on(node)).map(|replica| replica.id);
+            match (on(*from), on(*to)) {
+                (Some(goes), Some(comes)) => {
+                    let exchange = Exchange { shard: *shard, goes, comes, to: *to };
+                    exchange.look(router, operation, watched).await
+                }
+                _ => Looked::with_answer(Step::GoesOn),
+            }
+        }
+    }
+}
+
+/// The replicas of a move.
+struct Exchange {
+    shard: ShardId,
+    goes: ReplicaId,
+    comes: ReplicaId,
+    to: NodeId,
+}
+
+impl Exchange {
+    /// The shard's leader does the work. Here is read what it has come to (`models` §16), and whether it makes sense to go
+    /// on.
+    async fn look(&self, router: &Router, operation: &Operation, watched: Watched) -> Looked {
+        let members = match router.members(self.shard, clock::now().after(REPORT_TIMEOUT)).await {
+            Ok(members) => members,
+            Err(error) => {
+                debug!(operation = %operation.id, %error, "nobody says who belongs to the group");
+                return Looked::without_answer(Step::GoesOn);
+            }
+        };
+        if members.voters.contains(&self.comes) && members.are_without(self.goes) {
+            return Looked::with_answer(Step::Done);
+        }
+        if let OperationState::GivingUp { why } = &operation.state {
+            let is_out = members.are_without(self.comes);
+            return Looked::with_answer(if is_out { Step::Failed(why.clone()) } else { Step::GoesOn });
+        }
+        match router.reports(self.to, clock::now().after(REPORT_TIMEOUT)).await {
+            Ok(reports) => {
+                let own = reports.iter().find(|report| report.replica == self.comes);
+                let failed = own.filter(|report| report.role == ReportedRole::Failed);
+                Looked::with_answer(failed.map_or(Step::GoesOn, |report| {
+                    let why = report.failure.as_deref().unwrap_or("it has stopped");
+                    Step::GivenUp(format!("the new replica {} on node {} failed: {why}", self.comes, self.to))
+                }))
+            }
+            Err(_) if clock::now() < watched.answered.after(MOVE_PATIENCE) => Looked::without_answer(Step::GoesOn),
+            Err(error) => {
+                let patience = MOVE_PATIENCE.as_secs();
+                let why = format!("node {} did not answer for {patience} s: {error}", self.to);
+                Looked::without_answer(Step::GivenUp(why))
+            }
+        }
     }
 }
 

@@ -7,13 +7,14 @@
 //!   prefers ([`Reconciler::leader_round`]);
 //! - the leader of the meta group decides what is wanted ([`Reconciler::meta_round`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::membership::{Change, next_change};
 use super::operate::Operator;
 use super::plan;
 use crate::catalog::{
@@ -21,7 +22,7 @@ use crate::catalog::{
 };
 use crate::clock::{self, Moment};
 use crate::method::Method;
-use crate::raft::{Member, Replica};
+use crate::raft::{Member, MembershipView, Replica};
 use crate::router::Router;
 use crate::shard::Group;
 use crate::shard::host::birth_command;
@@ -87,7 +88,7 @@ impl Reconciler {
                 && let Some(shard) = catalog.shards.get(&group.shard())
                 && shard.state == ShardState::Live
             {
-                self.leader_round(&group, shard).await;
+                self.leader_round(&group, catalog, shard).await;
             }
         }
         // The meta leader decides on its own catalog, not on a copy that may be older.
@@ -138,42 +139,61 @@ impl Reconciler {
     }
 
     /// What the leader of a shard does for it: one step a round.
-    async fn leader_round(&mut self, group: &Group, shard: &ShardDescriptor) {
+    async fn leader_round(&mut self, group: &Group, catalog: &Catalog, shard: &ShardDescriptor) {
         let replica = group.replica();
+        let is_caught_up = |learner| is_caught_up(replica, learner);
+        let next =
+            |seen: &MembershipView, catalog: &Catalog| next_change(replica.id(), seen, catalog, shard.id, is_caught_up);
         let seen = replica.members();
-        let deadline = clock::now().after(STEP_TIMEOUT);
-        if seen.joint {
-            // Whoever began this change is gone; half done it needs two majorities.
-            let done = replica.set_voters(seen.target.clone(), &seen, deadline).await;
-            debug!(shard = %shard.id, ?done, "completing a membership change");
+        let change = next(&seen, catalog);
+        if change.hangs_on_the_catalog() {
+            // What is asked for is asked for by the newest catalog, read after the membership: an older one might begin a
+            // move again that was given up (`models` §14).
+            if !replica.may_change_members() {
+                return;
+            }
+            let seen = replica.members();
+            let deadline = clock::now().after(STEP_TIMEOUT);
+            match self.router.newest_catalog(deadline).await {
+                Ok(newest) => self.change(replica, &seen, next(&seen, &newest)).await,
+                Err(error) => debug!(shard = %shard.id, %error, "the newest catalog is not known"),
+            }
             return;
         }
-        let ordered = shard.replicas.iter().filter(|ordered| ordered.state == ReplicaState::Joining);
-        for ordered in ordered {
-            if seen.voters.contains(&ordered.id) {
-                self.propose(CatalogCommand::ReplicaIsVoter { shard: shard.id, replica: ordered.id }).await;
-                continue;
-            }
-            let step = if !seen.learners.contains(&ordered.id) {
-                let member = Member { replica: ordered.id, node: ordered.node };
-                replica.add_learner(member, &seen, deadline).await
-            } else if is_caught_up(replica, ordered.id) {
-                let voters: BTreeSet<ReplicaId> = seen.voters.iter().copied().chain([ordered.id]).collect();
-                replica.set_voters(voters, &seen, deadline).await
-            } else {
-                continue;
-            };
-            if let Err(error) = step {
-                debug!(shard = %shard.id, replica = %ordered.id, %error, "a membership step will be tried again");
-            }
-            // The membership has changed: the next round reads it again.
-            return;
+        match change {
+            Change::Nothing if catalog.moves_away_from(shard.id).is_some() => return,
+            Change::Nothing => {}
+            change => return self.change(replica, &seen, change).await,
         }
         if let Some(preferred) = shard.preferred_leader
             && preferred != self.router.host().node()
             && self.router.host().rooms().of(preferred) == Room::Ample
         {
             self.hand_over(replica, |member| member.node == preferred).await;
+        }
+    }
+
+    async fn change(&mut self, replica: &Replica, seen: &MembershipView, change: Change) {
+        let deadline = clock::now().after(STEP_TIMEOUT);
+        let shard = replica.shard();
+        let done = match change.clone() {
+            Change::Nothing => return,
+            Change::Complete => replica.set_voters(seen.target.clone(), seen, deadline).await,
+            Change::AddLearner(member) => replica.add_learner(member, seen, deadline).await,
+            Change::RemoveLearners(learners) => replica.remove_learners(learners, seen, deadline).await,
+            Change::SetVoters(voters) => replica.set_voters(voters, seen, deadline).await,
+            Change::HandOver => {
+                let own = replica.id();
+                return self.hand_over(replica, |member| member.replica != own).await;
+            }
+            Change::TellVoter(voter) => {
+                return self.propose(CatalogCommand::ReplicaIsVoter { shard, replica: voter }).await;
+            }
+        };
+        // The membership is read again in the next round, whatever came of it.
+        match done {
+            Ok(()) => info!(%shard, ?change, "membership changed"),
+            Err(error) => debug!(%shard, ?change, %error, "a membership step will be tried again"),
         }
     }
 
@@ -239,7 +259,11 @@ impl Reconciler {
         if !catalog.shards.values().all(whole) {
             return;
         }
-        let voters = catalog.shards.values().map(|shard| (shard.id, shard.voters().map(|voter| voter.node).collect()));
+        let stay = |shard: &ShardDescriptor| {
+            let goes = catalog.moves_away_from(shard.id);
+            shard.voters().map(|voter| voter.node).filter(|node| Some(*node) != goes).collect()
+        };
+        let voters = catalog.shards.values().map(|shard| (shard.id, stay(shard)));
         let leaders = plan::wanted_leaders(catalog, &voters.collect());
         let differs = |(shard, node): &(_, NodeId)| catalog.shards[shard].preferred_leader != Some(*node);
         if leaders.iter().any(differs) {

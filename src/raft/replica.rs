@@ -116,7 +116,19 @@ pub struct MembershipView {
     pub joint: bool,
     /// The voters that a change under way leads to; the voters themselves when there is none.
     pub target: BTreeSet<ReplicaId>,
+    /// The entry that made it is committed, as far as this replica knows.
+    pub committed: bool,
     log_id: Option<LogId>,
+}
+
+#[cfg(test)]
+impl MembershipView {
+    /// Committed, and no change half done.
+    pub fn settled(voters: &[u64], learners: &[u64]) -> Self {
+        let ids = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect::<BTreeSet<_>>();
+        let (voters, learners) = (ids(voters), ids(learners));
+        Self { target: voters.clone(), voters, learners, committed: true, ..Self::default() }
+    }
 }
 
 /// Cheap to clone.
@@ -452,6 +464,7 @@ impl Replica {
             places: membership.nodes().map(|(id, place)| (*id, place.node)).collect(),
             joint: membership.get_joint_config().len() > 1,
             target: membership.get_joint_config().last().cloned().unwrap_or_default(),
+            committed: *stored.log_id() <= metrics.local_committed.max(metrics.cluster_committed),
             log_id: *stored.log_id(),
         }
     }
@@ -510,8 +523,24 @@ impl Replica {
         self.change_members(ChangeMembers::AddNodes(nodes), seen, deadline).await
     }
 
+    /// Takes learners out, provided the membership is still the one given.
+    pub async fn remove_learners(
+        &self,
+        learners: BTreeSet<ReplicaId>,
+        seen: &MembershipView,
+        deadline: Moment,
+    ) -> Result<(), ProposeError> {
+        self.change_members(ChangeMembers::RemoveNodes(learners), seen, deadline).await
+    }
+
+    /// A change of the membership may be begun: the last one is committed, and an entry of this leader's own term is
+    /// (`models` §12).
+    pub fn may_change_members(&self) -> bool {
+        known_commit(&self.inner.raft.metrics().borrow_watched()).is_some() && self.members().committed
+    }
+
     /// Makes exactly these the voters (joint change, completed), provided the membership is still the one given. Voters that
-    /// are not among them stay as learners.
+    /// are not among them are members no longer.
     pub async fn set_voters(
         &self,
         voters: BTreeSet<ReplicaId>,
@@ -528,8 +557,9 @@ impl Replica {
         deadline: Moment,
     ) -> Result<(), ProposeError> {
         let precondition = Precondition::LastMembershipLogId { last_membership_log_id: seen.log_id };
-        // Members that the change does not name stay as learners: only a named removal takes one out.
-        let changed = self.inner.raft.change_membership_if(change, true, [precondition]);
+        // A voter that goes is not kept as a learner: nobody would ever take it out.
+        const KEEP_AS_LEARNER: bool = false;
+        let changed = self.inner.raft.change_membership_if(change, KEEP_AS_LEARNER, [precondition]);
         match tokio::time::timeout(deadline.since(clock::now()), changed).await {
             Err(_elapsed) => Err(ProposeError::Unknown { why: "the deadline passed during a membership change" }),
             Ok(Ok(_)) => Ok(()),
@@ -599,12 +629,14 @@ impl Replica {
         status.applied_index.map_or(0, |applied| (applied + 1).saturating_sub(from))
     }
 
-    /// Stops the Raft tasks and waits for them.
-    pub async fn shutdown(&self) {
+    /// Stops the Raft tasks and waits for them. Says whether they have stopped.
+    pub async fn shutdown(&self) -> bool {
         const PATIENCE: Duration = Duration::from_secs(10);
-        if tokio::time::timeout(PATIENCE, self.inner.raft.shutdown()).await.is_err() {
+        let stopped = tokio::time::timeout(PATIENCE, self.inner.raft.shutdown()).await.is_ok();
+        if !stopped {
             tracing::warn!(shard = %self.inner.shard, "the replica did not stop in time");
         }
+        stopped
     }
 }
 

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::{Attempt, Error, Options, REDIRECTS_MAX, RemoteScan, Router, ScanShardRequest, Target, local};
+use super::{Attempt, Error, Options, RemoteScan, Router, ScanShardRequest, Search, Target, local};
 use crate::clock::{self, Moment};
 use crate::machine::query::{ScanRequest, ScannedRow};
 use crate::method::Method;
@@ -101,18 +101,16 @@ impl Router {
         consistency: Consistency,
         options: Options,
     ) -> Result<ScannedPart, Error> {
-        let mut next_guess = 0;
-        let mut hint = None;
-        let mut redirects = 0;
+        let mut search = Search::default();
         // A local replica that is still being filled cannot: then any other is asked.
         let mut local_may_answer = consistency == Consistency::Stale;
         loop {
             let target = match self.host().group(shard).filter(|_| local_may_answer) {
                 Some(group) => Some(Target::Local(group)),
-                None => self.target(shard, hint, options, &mut next_guess)?,
+                None => self.target(shard, &mut search, options)?,
             };
             let Some(target) = target else {
-                hint = None;
+                search.begin_again();
                 self.pause(options, Error::NoLeader { shard }).await?;
                 continue;
             };
@@ -120,14 +118,10 @@ impl Router {
             match self.scan_at(target, shard, scan.clone(), consistency, options).await {
                 Attempt::Done(answer) => return Ok(answer),
                 Attempt::Final(error) => return Err(error),
-                Attempt::Again { leader: Some(leader), .. } if leader != node && redirects < REDIRECTS_MAX => {
-                    redirects += 1;
-                    hint = Some(leader);
-                }
+                Attempt::Again { leader: Some(leader), .. } if search.follows(node, leader) => {}
                 Attempt::Again { error, .. } => {
                     local_may_answer = false;
-                    redirects = 0;
-                    hint = None;
+                    search.failed_at(node);
                     self.forget_leader(shard, node);
                     self.pause(options, error).await?;
                 }

@@ -1,11 +1,13 @@
 //! Requests on one shard's local replica: writes through its log, reads from one view after the barrier that the asked
 //! consistency needs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::limits::ShardGate;
+use crate::catalog::Catalog;
 use crate::clock::{self, Moment};
 use crate::machine::query::{self, NotOwner, ScanAnswer, ScanRequest};
 use crate::machine::row::RowValue;
@@ -16,7 +18,7 @@ use crate::raft::meters::ReadPath;
 use crate::raft::{Member, ProposeError, ReadError, ReadMode, Replica};
 use crate::storage::off_runtime;
 use crate::storage::reserve::Room;
-use crate::types::{META_SHARD, NodeId, Outcome, ShardId};
+use crate::types::{META_SHARD, NodeId, Outcome, ReplicaId, ShardId};
 
 /// What a read asks for (`http-api`, consistency of reads).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +54,25 @@ pub struct ScannedPart {
     /// As in [`ReadAnswer`].
     pub served: Consistency,
     pub fresh_at: Option<Moment>,
+}
+
+/// A group's membership, as its leader had it after a quorum confirmed the leadership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    pub voters: Vec<ReplicaId>,
+    pub learners: Vec<ReplicaId>,
+    /// Committed, and no change of the voters half done.
+    pub is_settled: bool,
+}
+crate::wire_struct!(Members { voters, learners, is_settled });
+
+impl Members {
+    /// The group is certainly without it. Of a replica that was never taken in that is true as well: whoever asks has made
+    /// sure that it is not to come any more (`models` §17).
+    #[must_use]
+    pub fn are_without(&self, replica: ReplicaId) -> bool {
+        self.is_settled && !self.voters.contains(&replica) && !self.learners.contains(&replica)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -209,6 +230,23 @@ impl Group {
         let answer = off_runtime(disk.as_ref(), move || query::scan(store.view().as_ref(), shard, &request)).await;
         meters::note(Stage::Read, clock::now().since(begun));
         Ok(ScannedPart { answer: answer.map_err(failed)?.map_err(Error::NotOwner)?, served, fresh_at })
+    }
+
+    /// Who belongs to the group. At the leader alone.
+    pub async fn members(&self, deadline: Moment) -> Result<Members, Error> {
+        self.passed_barrier(Consistency::Linearizable, deadline).await?;
+        let seen = self.replica.members();
+        Ok(Members {
+            voters: seen.voters.into_iter().collect(),
+            learners: seen.learners.into_iter().collect(),
+            is_settled: seen.committed && !seen.joint,
+        })
+    }
+
+    /// The catalog, with everything that was acknowledged before. At the meta group's leader alone.
+    pub async fn catalog(&self, deadline: Moment) -> Result<Option<Arc<Catalog>>, Error> {
+        self.passed_barrier(Consistency::Linearizable, deadline).await?;
+        Ok(self.replica.machine().catalog.borrow().clone())
     }
 
     async fn barrier(&self, consistency: Consistency, deadline: Moment) -> Result<Consistency, Error> {

@@ -1,7 +1,8 @@
 //! The replicas that run on this node: opened at start, made by order of the catalog, flushed within the node's budget.
 //!
 //! A replica is made here in two ways only: as the founder of a shard in creation, or as an empty learner ordered by the
-//! catalog. A Raft message never makes one. Its registry record is durable before its Raft runs.
+//! catalog. A Raft message never makes one. Its registry record is durable before its Raft runs, and its tombstone before
+//! anything of it is removed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
@@ -227,6 +228,56 @@ impl Host {
             return Ok(());
         }
         self.make(shard, replica).await.map(|_| ())
+    }
+
+    /// Destroys a replica for good. Whoever calls has the proof that its group is without it and that it is not to come any
+    /// more (`models` §17): its id never runs here again. Its directories go later ([`Host::remove_destroyed`]).
+    ///
+    /// # Errors
+    /// When its Raft does not stop in time: nothing is destroyed then.
+    pub async fn destroy(&self, replica: ReplicaId) -> Result<(), Error> {
+        let _one_at_a_time = self.inner.making.lock().await;
+        let log = &self.inner.parts.log;
+        let Some(RegistryRecord { shard, state: ReplicaLife::Live { .. } }) = log.record(replica) else {
+            return Ok(());
+        };
+        if let Some(group) = self.by_replica(replica)
+            && !group.replica().shutdown().await
+        {
+            let what = "its Raft did not stop in time".to_string();
+            return Err(Error::Io { doing: format!("destroying replica {replica} of shard {shard}"), what });
+        }
+        // Durable before anything of it is gone.
+        log.destroy(replica, RegistryRecord { shard, state: ReplicaLife::Tombstone }).await?;
+        self.write_groups(|groups| {
+            groups.by_replica.remove(&replica);
+            groups.failed.remove(&replica);
+        });
+        info!(%shard, %replica, "replica destroyed: its group is without it");
+        Ok(())
+    }
+
+    /// Removes the directories of destroyed replicas, but those that something still reads. A start removes what is left.
+    pub async fn remove_destroyed(&self) -> Result<(), Error> {
+        let records = self.inner.parts.log.records();
+        let is_destroyed = |record: &RegistryRecord| record.state == ReplicaLife::Tombstone;
+        if !records.values().any(is_destroyed) {
+            return Ok(());
+        }
+        let disk = self.inner.parts.disk.clone();
+        off_runtime(disk.clone().as_ref(), move || {
+            for name in disk.replica_directories()? {
+                let replica = parse_directory(&name).map(|(replica, _)| replica);
+                if replica.and_then(|replica| records.get(&replica)).is_some_and(is_destroyed) {
+                    match disk.remove_replica(&name) {
+                        Err(Error::InUse { .. }) => {}
+                        done => done?,
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn make(&self, shard: ShardId, replica: ReplicaId) -> Result<Group, Error> {

@@ -7,6 +7,6 @@ pub mod limits;
 pub mod report;
 
 pub use gauges::{DiskGauges, ReplicaGauges};
-pub use group::{Consistency, Error, Group, ReadAnswer, ScannedPart, Staleness, staleness};
+pub use group::{Consistency, Error, Group, Members, ReadAnswer, ScannedPart, Staleness, staleness};
 pub use host::Host;
 pub use report::{ReplicaReport, ReportedRole};

@@ -2,12 +2,20 @@
 
 use super::*;
 
+const ASKED: OperationCause = OperationCause::Asked;
+
 fn begin(kind: OperationKind) -> CatalogCommand {
-    CatalogCommand::BeginOperation { kind, expected_epoch: None, idempotency_key: None, time_ms: 1 }
+    CatalogCommand::BeginOperation { kind, cause: ASKED, expected_epoch: None, idempotency_key: None, time_ms: 1 }
 }
 
 fn begin_with_key(kind: OperationKind, key: &str) -> CatalogCommand {
-    CatalogCommand::BeginOperation { kind, expected_epoch: None, idempotency_key: Some(key.into()), time_ms: 1 }
+    CatalogCommand::BeginOperation {
+        kind,
+        cause: ASKED,
+        expected_epoch: None,
+        idempotency_key: Some(key.into()),
+        time_ms: 1,
+    }
 }
 
 fn end(operation: u64, failure: Option<&str>) -> CatalogCommand {
@@ -65,6 +73,7 @@ fn what_cannot_be_done_is_refused_with_the_reason_and_leaves_no_trace() {
     let epoch = bench.shard(1).epoch;
     let at_another = CatalogCommand::BeginOperation {
         kind: transfer(1, 2),
+        cause: ASKED,
         expected_epoch: Some(Epoch(epoch.0 + 1)),
         idempotency_key: None,
         time_ms: 1,
@@ -125,4 +134,107 @@ fn ended_operations_are_forgotten_the_oldest_first_and_running_ones_never() {
     let kept: Vec<u64> = bench.catalog().operations.iter().map(|operation| operation.id.0).collect();
     assert_eq!(kept.len(), ENDED_OPERATIONS_KEPT + 1);
     assert_eq!(kept[..2], [1, 3], "the running one stays, the oldest that ended went");
+}
+
+fn exchange(shard: u64, from: u64, to: u64) -> OperationKind {
+    OperationKind::Move { shard: ShardId(shard), from: NodeId(from), to: NodeId(to) }
+}
+
+fn give_up(operation: u64) -> CatalogCommand {
+    CatalogCommand::GiveUpOperation { operation: OperationId(operation), why: "node 3 is away".into() }
+}
+
+/// Nodes and states of a shard's replicas.
+fn replicas(bench: &Bench, shard: u64) -> Vec<(u64, ReplicaState)> {
+    bench.shard(shard).replicas.iter().map(|replica| (replica.node.0, replica.state)).collect()
+}
+
+#[test]
+fn a_move_brings_a_fresh_replica_first_and_takes_the_old_one_away_at_its_end() {
+    use ReplicaState::{Joining, Voter};
+    let mut bench = Bench::with_two_voters();
+    let (epoch, next) = (bench.shard(1).epoch, bench.catalog().next_replica);
+    let before = replicas(&bench, 1);
+    bench.begun(begin(exchange(1, 1, 3)));
+    assert_eq!(replicas(&bench, 1), [before.as_slice(), &[(3, Joining)]].concat());
+    assert_eq!(bench.shard(1).replica_on(NodeId(3)).unwrap().id, ReplicaId(next), "an id that nobody had");
+    assert_eq!(bench.catalog().moves_away_from(ShardId(1)), Some(NodeId(1)));
+    let order = CatalogCommand::AddReplica { shard: ShardId(1), node: NodeId(3), expected_epoch: bench.shard(1).epoch };
+    assert_eq!(
+        bench.refused(order),
+        Refusal::NodeHoldsReplica { shard: ShardId(1), node: NodeId(3), replica: ReplicaId(next) }
+    );
+    let not_given_up = Refusal::NotGivenUp { operation: OperationId(1) };
+    assert_eq!(bench.refused(end(1, Some("no"))), not_given_up, "its learner may still stand in the group");
+
+    bench.accepted(end(1, None));
+    assert_eq!(replicas(&bench, 1), [(2, Voter), (3, Voter)]);
+    assert_eq!(bench.shard(1).epoch, Epoch(epoch.0 + 2));
+    assert!(bench.shard(1).placement_chosen, "somebody asked for it");
+    assert_eq!(bench.catalog().moves_away_from(ShardId(1)), None);
+}
+
+#[test]
+fn a_move_that_is_given_up_ends_without_its_replica_or_done_when_that_is_too_late() {
+    use ReplicaState::{Leaving, Voter};
+    let mut bench = Bench::with_two_voters();
+    let before = replicas(&bench, 1);
+    bench.begun(begin(exchange(1, 1, 3)));
+    bench.accepted(give_up(1));
+    bench.accepted(give_up(1));
+    assert_eq!(replicas(&bench, 1), [before.as_slice(), &[(3, Leaving)]].concat());
+    assert!(bench.catalog().operations.get(OperationId(1)).unwrap().is_running(), "the shard is still held");
+    bench.accepted(end(1, Some("node 3 is away")));
+    assert_eq!(replicas(&bench, 1), before);
+
+    bench.begun(begin(exchange(1, 1, 3)));
+    bench.accepted(give_up(2));
+    bench.accepted(end(2, None));
+    assert_eq!(replicas(&bench, 1), [(2, Voter), (3, Voter)], "the group had it as a voter already");
+
+    bench.begun(begin(transfer(1, 2)));
+    assert_eq!(bench.refused(give_up(3)), Refusal::NothingToTakeBack { operation: OperationId(3) });
+    assert_eq!(bench.refused(give_up(4)), Refusal::NoSuchOperation { operation: OperationId(4) });
+}
+
+#[test]
+fn a_move_that_cannot_be_is_refused_and_leaves_no_trace() {
+    let mut bench = Bench::with_two_voters();
+    let joining = bench.add(2, 3);
+    let before = bench.catalog().clone();
+    let (shard, node) = (ShardId(1), NodeId);
+    assert_eq!(bench.refused(begin(exchange(1, 9, 3))), Refusal::NoSuchNode { node: node(9) });
+    assert_eq!(bench.refused(begin(exchange(1, 1, 9))), Refusal::NoSuchNode { node: node(9) });
+    assert_eq!(bench.refused(begin(exchange(1, 3, 3))), Refusal::NodeHoldsNoReplica { shard, node: node(3) });
+    let there = bench.shard(1).replica_on(node(2)).unwrap().id;
+    let holds = Refusal::NodeHoldsReplica { shard, node: node(2), replica: there };
+    assert_eq!(bench.refused(begin(exchange(1, 1, 2))), holds);
+    let holds = Refusal::NodeHoldsReplica { shard: ShardId(2), node: node(3), replica: joining };
+    assert_eq!(bench.refused(begin(exchange(2, 1, 3))), holds);
+    assert_eq!(*bench.catalog(), before);
+}
+
+#[test]
+fn a_leader_that_is_moved_away_is_preferred_no_longer() {
+    let mut bench = Bench::with_two_voters();
+    bench.begun(begin(transfer(1, 1)));
+    bench.accepted(end(1, None));
+    bench.begun(begin(exchange(1, 1, 3)));
+    assert_eq!(bench.shard(1).preferred_leader, Some(NodeId(1)), "not before it is done");
+    bench.accepted(end(2, None));
+    assert_eq!((bench.shard(1).preferred_leader, bench.shard(1).leader_chosen), (None, false));
+}
+
+#[test]
+fn what_the_placement_moves_is_not_chosen_by_anybody() {
+    let mut bench = Bench::with_two_voters();
+    bench.begun(CatalogCommand::BeginOperation {
+        kind: exchange(1, 1, 3),
+        cause: OperationCause::Placement,
+        expected_epoch: None,
+        idempotency_key: None,
+        time_ms: 1,
+    });
+    bench.accepted(end(1, None));
+    assert!(!bench.shard(1).placement_chosen);
 }

@@ -43,6 +43,7 @@ fn catalog(replication_factor: u8, data_shards: u32, nodes: &[Node]) -> Catalog 
         replicas: vec![replica(id)],
         preferred_leader: None,
         leader_chosen: false,
+        placement_chosen: false,
     };
     let ranges = TokenRange::full().split_evenly(data_shards).into_iter().map(Some);
     let shards: BTreeMap<_, _> =

@@ -1,0 +1,70 @@
+//! Replicas of this node that nobody wants any more: destroyed on proof, then removed (`architecture` §3).
+//!
+//! The proof has two halves, and either alone is wrong (`models` §17): the catalog gave the id out and names it no longer;
+//! and the group's leader, asked after that, has a settled membership without it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::catalog::Catalog;
+use crate::clock;
+use crate::router::Router;
+use crate::storage::registry::ReplicaLife;
+use crate::types::{ReplicaId, ShardId};
+
+/// Between two rounds.
+const ROUND_PAUSE: Duration = Duration::from_secs(1);
+/// How long a group's leader is looked for.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Goes on until cancelled.
+pub async fn run(router: Router, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(ROUND_PAUSE) => {}
+        }
+        if let Some(catalog) = router.catalog() {
+            // Not given up half way: a destruction that was begun is finished.
+            round(&router, &catalog).await;
+        }
+    }
+}
+
+async fn round(router: &Router, catalog: &Arc<Catalog>) {
+    let host = router.host();
+    let asked = unwanted(catalog, router).into_iter().map(|(replica, shard)| async move {
+        // After the look at the catalog, or a replica that is still to be taken in would pass.
+        let members = router.members(shard, clock::now().after(PROOF_TIMEOUT)).await;
+        if let Err(error) = &members {
+            debug!(%shard, %replica, %error, "nobody says whether it is out of its group");
+        }
+        (replica, members)
+    });
+    for (replica, members) in futures::future::join_all(asked).await {
+        if members.is_ok_and(|members| members.are_without(replica))
+            && let Err(error) = host.destroy(replica).await
+        {
+            warn!(%replica, %error, "a replica could not be destroyed yet");
+        }
+    }
+    if let Err(error) = host.remove_destroyed().await {
+        warn!(%error, "a destroyed replica's directory could not be removed yet");
+    }
+}
+
+/// What the registry has as live and the catalog as gone.
+fn unwanted(catalog: &Catalog, router: &Router) -> Vec<(ReplicaId, ShardId)> {
+    let records = router.host().log().records().into_iter();
+    let live = records.filter(|(_, record)| matches!(record.state, ReplicaLife::Live { .. }));
+    let gone = live.filter(|(replica, _)| is_gone(catalog, *replica));
+    gone.map(|(replica, record)| (replica, record.shard)).collect()
+}
+
+/// An older catalog does not know of a replica that was ordered since: that is no reason.
+fn is_gone(catalog: &Catalog, replica: ReplicaId) -> bool {
+    catalog.replica(replica).is_none() && catalog.has_given_out(replica)
+}
