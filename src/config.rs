@@ -34,6 +34,7 @@ pub struct Config {
     pub raft: RaftConfig,
     pub storage: StorageConfig,
     pub limits: LimitsConfig,
+    pub placement: PlacementConfig,
     pub log: LogConfig,
 }
 
@@ -141,6 +142,17 @@ pub struct LimitsConfig {
     pub proposal_bytes_per_node: usize,
 }
 
+/// How replicas are moved and replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlacementConfig {
+    /// A node that most voters of the meta group have not heard of for so many seconds is dead, and its replicas are
+    /// replaced: 5 to 604,800. The setting of the node that leads the meta group counts.
+    pub dead_after_s: u64,
+    /// Bytes a second that this node sends to fill replicas elsewhere: 1 MiB to 1 TiB.
+    pub snapshot_bytes_per_s: u64,
+}
+
 /// What is logged, to standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -173,6 +185,7 @@ impl Default for Config {
             raft: RaftConfig::default(),
             storage: StorageConfig::default(),
             limits: LimitsConfig::default(),
+            placement: PlacementConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -232,6 +245,12 @@ impl Default for StorageConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self { proposals_per_shard: 1024, proposals_per_node: 8192, proposal_bytes_per_node: 256 * MIB }
+    }
+}
+
+impl Default for PlacementConfig {
+    fn default() -> Self {
+        Self { dead_after_s: 300, snapshot_bytes_per_s: 64 << 20 }
     }
 }
 

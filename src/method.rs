@@ -51,6 +51,8 @@ methods! {
     Members = 39,
     /// Router: the newest catalog, asked of the meta group's leader.
     NewestCatalog = 40,
+    /// For how long a node has not heard of each of the others.
+    Silences = 41,
 }
 
 #[cfg(test)]
@@ -77,6 +79,7 @@ mod tests {
             (38, Method::ReadyToLead),
             (39, Method::Members),
             (40, Method::NewestCatalog),
+            (41, Method::Silences),
         ];
         for number in 0..=u8::MAX {
             let known = pinned.iter().find(|(pinned, _)| *pinned == number).map(|(_, method)| *method);

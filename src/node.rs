@@ -28,8 +28,9 @@ use crate::config::Config;
 use crate::machine::Command;
 use crate::method::Method;
 use crate::placement::reconcile::Reconciler;
-use crate::placement::remains;
+use crate::placement::{liveness, remains};
 use crate::raft::Timing;
+use crate::raft::pace::Pace;
 use crate::raft::rooms::Rooms;
 use crate::router::Router;
 use crate::shard::Host;
@@ -231,7 +232,7 @@ impl Node {
         };
         let (cluster, node) = directory.membership().expect("entered above");
         awaited.send_replace("this node opens its replicas".into());
-        let opening = Host::open(HostParts {
+        let opening = Box::pin(Host::open(HostParts {
             node,
             store: identity.store,
             timing,
@@ -241,7 +242,8 @@ impl Node {
             log: log.clone(),
             peers: peers.clone(),
             rooms: Rooms::new(reserve),
-        });
+            pace: Pace::new(config.placement.snapshot_bytes_per_s),
+        }));
         let host = tokio::select! {
             error = seeds.wrong_cluster() => return Err(error),
             opened = opening => opened?,
@@ -264,6 +266,8 @@ impl Node {
         let reconciler = Reconciler::new(router.clone(), profile);
         tasks.spawn(reconciler.run(background.clone()));
         tasks.spawn(remains::run(router.clone(), background.clone()));
+        let grace = Duration::from_secs(config.placement.dead_after_s);
+        tasks.spawn(liveness::run(router.clone(), grace, background.clone()));
         {
             let (host, background) = (host.clone(), background.clone());
             tasks.spawn(async move { host.run_flusher(background).await });

@@ -6,6 +6,7 @@
 
 mod remote;
 mod scan;
+mod silence;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 pub use remote::{ReadRequest, RemoteAnswer, RemoteRead, RemoteScan, ScanShardRequest, Timed, WriteRequest};
 pub use scan::{Page, PageRequest};
+pub use silence::{Silence, Silences};
 
 use crate::catalog::{Catalog, CatalogCommand, CatalogResponse, NodeDescriptor};
 use crate::clock::{self, Moment};
@@ -131,6 +133,7 @@ struct Shared {
     ring: Mutex<Option<(u64, Arc<Ring<ShardId>>)>>,
     /// Where a shard's leader answered last.
     leaders: Mutex<HashMap<ShardId, NodeId>>,
+    silences: Silences,
 }
 
 /// Where a shard's leader was looked for, for one request.
@@ -181,12 +184,28 @@ enum Attempt<T> {
 
 impl Router {
     pub fn new(host: Host, catalog: watch::Receiver<Option<Arc<Catalog>>>) -> Self {
-        let shared = Shared { ring: Mutex::new(None), leaders: Mutex::new(HashMap::new()) };
+        let shared =
+            Shared { ring: Mutex::new(None), leaders: Mutex::new(HashMap::new()), silences: Silences::default() };
         Self { host, catalog, shared: Arc::new(shared) }
     }
 
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// Since when this node has not heard of the others.
+    pub fn silences(&self) -> &Silences {
+        &self.shared.silences
+    }
+
+    /// What another node says of whom it hears.
+    pub async fn silences_of(&self, node: NodeId, deadline: Moment) -> Result<Vec<Silence>, CallError> {
+        if node == self.host.node() {
+            return Ok(self.silences().all());
+        }
+        let left = deadline.since(clock::now());
+        let reply = self.host.peers().call(node, Lane::Control, Method::Silences as u8, Bytes::new(), left).await?;
+        Ok(Vec::from_bytes(reply.body).unwrap_or_default())
     }
 
     pub fn watch_catalog(&self) -> watch::Receiver<Option<Arc<Catalog>>> {

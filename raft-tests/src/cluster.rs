@@ -34,12 +34,17 @@ pub struct Plan {
     pub shards: u32,
     /// Of each node's configuration, the `[storage]` section.
     pub storage: &'static str,
+    /// And the `[placement]` section.
+    pub placement: &'static str,
+    /// The first nodes, that form the cluster when they are started; the others may be started later, and join it.
+    pub founders: usize,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         // Small: all nodes are on one file system, and more than one cluster may be.
-        Self { nodes: 3, replication_factor: 3, shards: 4, storage: "disk_reserve_bytes = 16777216\n" }
+        let storage = "disk_reserve_bytes = 16777216\n";
+        Self { nodes: 3, replication_factor: 3, shards: 4, storage, placement: "", founders: usize::MAX }
     }
 }
 
@@ -233,19 +238,20 @@ impl Node {
 }
 
 fn config(plan: &Plan, place: usize, directory: &Path, https: &[String], peers: &[String]) -> String {
-    let join: Vec<String> = peers.iter().map(|peer| format!("{peer:?}")).collect();
+    let join: Vec<String> = peers.iter().take(plan.founders).map(|peer| format!("{peer:?}")).collect();
     format!(
         "data_dir = {data:?}\n\
          [cluster]\nbootstrap = {bootstrap}\njoin = [{join}]\nreplication_factor = {factor}\nshards = {shards}\n\
          [http]\nlisten = {http:?}\n\
          [peer]\nlisten = {peer:?}\n\
-         [storage]\n{storage}[log]\nfilter = \"info,openraft=warn\"\n",
+         [storage]\n{storage}[placement]\n{placement}[log]\nfilter = \"info,openraft=warn\"\n",
         data = directory.join("data"),
         bootstrap = place == 0,
         join = join.join(", "),
         factor = plan.replication_factor,
         shards = plan.shards,
         storage = plan.storage,
+        placement = plan.placement,
         http = https[place],
         peer = peers[place],
     )

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringraft::api::peer::ReplicaDigest;
+use ringraft::api::peer::{ReplicaDigest, status};
 use ringraft::clock::{self, Moment};
 use ringraft::method::Method;
 use ringraft::transport::dial::TcpNet;
-use ringraft::transport::{AddressBook, Gatekeeper, Hello, Lane, PROTOCOL, Peers, Refusal};
+use ringraft::transport::{AddressBook, CallError, Gatekeeper, Hello, Lane, PROTOCOL, Peers, Refusal};
 use ringraft::types::{NodeId, ShardId, StoreId};
 use ringraft::wire::Wire;
 use rustix::process::{Pid, Signal, kill_process};
@@ -110,12 +110,13 @@ pub async fn compare_digests(cluster: &Cluster) -> Result<usize, String> {
     let shards = shards(cluster, 0).await.ok_or("no node lists the shards")?;
     let shards: Vec<ShardId> = shards.iter().map(|shard| ShardId(shard.id)).collect();
     let peers = cluster.nodes.iter().map(|node| PeerOf { name: node.name.clone(), address: node.peer.clone() });
-    compare_digests_of(&shards, &peers.collect::<Vec<_>>()).await
+    let peers: Vec<PeerOf> = peers.collect();
+    compare_digests_of(&shards, &peers, peers.len()).await
 }
 
-/// Asks every node for the digest of its replica of each shard until all have applied the same index, and compares.
-/// Nobody may write meanwhile. Gives the number of replicas compared.
-pub async fn compare_digests_of(shards: &[ShardId], nodes: &[PeerOf]) -> Result<usize, String> {
+/// Asks every node for the digest of its replica of each shard until so many have one, all at the same applied index, and
+/// compares. Nobody may write meanwhile. Gives the number of replicas compared.
+pub async fn compare_digests_of(shards: &[ShardId], nodes: &[PeerOf], replicas: usize) -> Result<usize, String> {
     let guest = Guest::new();
     let mut compared = 0;
     for &shard in shards {
@@ -125,7 +126,8 @@ pub async fn compare_digests_of(shards: &[ShardId], nodes: &[PeerOf]) -> Result<
             let mut silent = Vec::new();
             for node in nodes {
                 match guest.digest(&node.address, shard).await {
-                    Ok(digest) => drop(digests.insert(node.name.clone(), digest)),
+                    Ok(Some(digest)) => drop(digests.insert(node.name.clone(), digest)),
+                    Ok(None) => {}
                     Err(why) => silent.push(format!("{}: {why}", node.name)),
                 }
             }
@@ -135,7 +137,9 @@ pub async fn compare_digests_of(shards: &[ShardId], nodes: &[PeerOf]) -> Result<
                 .collect();
             let first = digests.values().next();
             let same_index = first.is_some_and(|first| {
-                silent.is_empty() && digests.values().all(|other| other.applied_index == first.applied_index)
+                silent.is_empty()
+                    && digests.len() == replicas
+                    && digests.values().all(|other| other.applied_index == first.applied_index)
             });
             if same_index {
                 if digests.values().any(|other| first.is_some_and(|first| other.hash != first.hash)) {
@@ -202,11 +206,15 @@ impl Guest {
         Self { peers: Peers::new(Arc::new(TcpNet), no_one.clone(), no_one) }
     }
 
-    async fn digest(&self, peer: &str, shard: ShardId) -> Result<ReplicaDigest, String> {
+    /// None where the node has no replica of the shard.
+    async fn digest(&self, peer: &str, shard: ShardId) -> Result<Option<ReplicaDigest>, String> {
         let body: Bytes = shard.to_bytes();
         let call = self.peers.call_address(peer, Lane::Control, Method::Digest as u8, body, DIGEST_TIMEOUT);
-        let reply = call.await.map_err(|error| error.to_string())?;
-        ReplicaDigest::from_bytes(reply.body).map_err(|error| error.to_string())
+        match call.await {
+            Ok(reply) => ReplicaDigest::from_bytes(reply.body).map(Some).map_err(|error| error.to_string()),
+            Err(CallError::Refused { status: status::NO_SUCH_REPLICA, .. }) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 

@@ -167,6 +167,14 @@ pub(super) async fn nodes(call: &Call<'_>) -> Answer {
     Ok(json_response(StatusCode::OK, &json!({ "nodes": nodes })))
 }
 
+fn node_state(node: &NodeDescriptor) -> &'static str {
+    match (node.is_dead, node.is_draining) {
+        (true, _) => "dead",
+        (false, true) => "draining",
+        (false, false) => "active",
+    }
+}
+
 fn node_body(catalog: &Catalog, node: &NodeDescriptor, survey: &Survey) -> Value {
     let mut body = json!({
         "id": node.id,
@@ -176,6 +184,8 @@ fn node_body(catalog: &Catalog, node: &NodeDescriptor, survey: &Survey) -> Value
         "zone": node.zone,
         "host": node.host,
         "store": node.store,
+        "epoch": node.epoch,
+        "state": node_state(node),
         "replicas": catalog.replicas_on(node.id).count(),
     });
     match survey.answers.get(&node.id) {

@@ -77,6 +77,7 @@ codes! {
     OperationRunning = "operation-running", CONFLICT, "Another operation has the shard";
     EpochMismatch = "epoch-mismatch", CONFLICT, "The shard is not at the epoch asked for";
     CannotTransfer = "cannot-transfer", UNPROCESSABLE_ENTITY, "The node cannot lead the shard";
+    CannotDrain = "cannot-drain", UNPROCESSABLE_ENTITY, "The node cannot be drained, or is not";
     CannotMove = "cannot-move", UNPROCESSABLE_ENTITY, "The replica cannot be moved as asked for";
     IdempotencyKeyReuse = "idempotency-key-reuse", UNPROCESSABLE_ENTITY, "The idempotency key belongs to another request";
     RevisionMismatch = "revision-mismatch", PRECONDITION_FAILED, "The key is not at the revision asked for";
@@ -110,6 +111,7 @@ impl Code {
             | Code::EpochMismatch
             | Code::CannotTransfer
             | Code::CannotMove
+            | Code::CannotDrain
             | Code::IdempotencyKeyReuse
             | Code::RevisionMismatch
             | Code::WrongNode

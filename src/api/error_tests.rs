@@ -23,6 +23,7 @@ const TABLE: &[Row] = &[
     (409, "operation-running", NOT, NOT, NOT),
     (409, "epoch-mismatch", NOT, NOT, NOT),
     (422, "cannot-transfer", NOT, NOT, NOT),
+    (422, "cannot-drain", NOT, NOT, NOT),
     (422, "cannot-move", NOT, NOT, NOT),
     (422, "idempotency-key-reuse", NOT, NOT, NOT),
     (412, "revision-mismatch", NOT, NOT, NOT),

@@ -82,9 +82,15 @@ fn checks(catalog: Option<&Catalog>, reports: &[ReplicaReport], node: NodeId, dr
             Code::Starting,
             catalog.is_none().then(|| "this node has not heard the catalog yet".to_string()),
         ),
+        check("member", Code::Draining, catalog.and_then(|catalog| departed(catalog, node))),
         check("shards", Code::Starting, catalog.and_then(missing_shards)),
         check("replicas", Code::NoLeader, catalog.and_then(|catalog| missing_replicas(catalog, reports, node))),
     ]
+}
+
+fn departed(catalog: &Catalog, node: NodeId) -> Option<String> {
+    let is_gone = catalog.departed.iter().any(|gone| gone.id == node);
+    is_gone.then(|| format!("node {node} was decommissioned: stop it; its data directory is of no use any more"))
 }
 
 fn missing_shards(catalog: &Catalog) -> Option<String> {
@@ -123,7 +129,8 @@ fn missing_replicas(catalog: &Catalog, reports: &[ReplicaReport], node: NodeId) 
                     return None;
                 }
                 (Some(report), _) if report.role == ReportedRole::Failed => "has failed",
-                (Some(report), _) if report.leader.is_none() => "knows no leader",
+                // One that is on its way in has a leader once its group has taken it in.
+                (Some(report), ReplicaState::Voter) if report.leader.is_none() => "knows no leader",
                 (Some(_), _) => return None,
             };
             Some(format!("the replica of shard {} {why}", shard.id))

@@ -36,6 +36,7 @@ fn catalog(shards: Vec<ShardDescriptor>) -> Catalog {
         next_replica: 9,
         nodes: BTreeMap::new(),
         shards: shards.into_iter().map(|shard| (shard.id, shard)).collect(),
+        departed: Vec::new(),
         operations: Operations::default(),
     }
 }

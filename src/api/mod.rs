@@ -40,6 +40,7 @@ use self::routes::{Endpoint, Query, Route};
 pub use self::server::serve;
 use self::timing::{SlowLog, Told};
 use crate::admission::{Admission, InHand};
+use crate::catalog::OperationKind;
 use crate::clock::{self, Moment};
 use crate::config::HttpConfig;
 use crate::meters::{self, Meters};
@@ -276,6 +277,15 @@ where
         Endpoint::AdminShards => admin::shards(&call(query)?).await,
         Endpoint::AdminShard => admin::shard(&call(query)?, variable).await,
         Endpoint::AdminTransferLeader => operations::transfer_leader(&call(query)?, variable, body).await,
+        Endpoint::AdminDrain => {
+            operations::of_node(&call(query)?, variable, |node| OperationKind::Drain { node }, body).await
+        }
+        Endpoint::AdminUndrain => {
+            operations::of_node(&call(query)?, variable, |node| OperationKind::Undrain { node }, body).await
+        }
+        Endpoint::AdminDecommission => {
+            operations::of_node(&call(query)?, variable, |node| OperationKind::Decommission { node }, body).await
+        }
         Endpoint::AdminMove => operations::move_replica(&call(query)?, variable, body).await,
         Endpoint::AdminOperations => operations::list(&call(query)?),
         Endpoint::AdminOperation => operations::one(&call(query)?, variable),

@@ -41,6 +41,7 @@ fn told(operation: &Operation) -> Value {
         (OperationState::GivingUp { .. }, _) => "taking-back",
         (OperationState::Running, OperationKind::TransferLeader { .. }) => "handing-over",
         (OperationState::Running, OperationKind::Move { .. }) => "moving",
+        (OperationState::Running, _) => "emptying",
     };
     let mut body = json!(operation);
     body["step"] = json!(step);
@@ -84,6 +85,21 @@ where
     begin(call, OperationKind::Move { shard, from, to }).await
 }
 
+/// `POST /v1/admin/nodes/{id}/drain`, `…/undrain` and `…/decommission`
+pub(super) async fn of_node<B>(call: &Call<'_>, node: &str, kind: fn(NodeId) -> OperationKind, body: &mut B) -> Answer
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    let known = node.parse().map_err(|_| Problem::new(Code::NoSuchNode, format!("{node} is no node of this cluster")));
+    let node = known?;
+    let Nothing {} = arguments(call, body, "{}").await?;
+    begin(call, kind(node)).await
+}
+
 fn shard_id(text: &str) -> Result<ShardId, Box<Problem>> {
     text.parse().map_err(|_| Problem::new(Code::NoSuchShard, format!("{text} is no shard of this cluster")))
 }
@@ -109,6 +125,9 @@ async fn begin(call: &Call<'_>, kind: OperationKind) -> Answer {
     let cannot = match &kind {
         OperationKind::TransferLeader { .. } => Code::CannotTransfer,
         OperationKind::Move { .. } => Code::CannotMove,
+        OperationKind::Drain { .. } | OperationKind::Undrain { .. } | OperationKind::Decommission { .. } => {
+            Code::CannotDrain
+        }
     };
     let command = CatalogCommand::BeginOperation {
         kind,
@@ -173,6 +192,15 @@ fn refused(why: &Refusal, cannot: Code) -> Box<Problem> {
         }
         Refusal::EpochMismatch { shard, epoch } => {
             problem(Code::EpochMismatch).with_shard(*shard).with_member("current_epoch", json!(epoch))
+        }
+        Refusal::NodeOperationRunning { operation, .. } => {
+            problem(Code::OperationRunning).with_member("operation", json!(operation))
+        }
+        Refusal::NodeEpochMismatch { epoch, .. } => {
+            problem(Code::EpochMismatch).with_member("current_epoch", json!(epoch))
+        }
+        Refusal::TooFewNodesLeft { .. } | Refusal::NodeNotDraining { .. } | Refusal::NodeTakesNoReplicas { .. } => {
+            problem(cannot)
         }
         Refusal::OperationKeyReused { operation } => {
             problem(Code::IdempotencyKeyReuse).with_member("operation", json!(operation))

@@ -177,6 +177,7 @@ async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Mom
             Ok(Timed::of(newer).await.to_bytes())
         }
         Method::Join => join(&router, Wire::from_bytes(body).map_err(malformed)?, deadline).await,
+        Method::Silences => Ok(router.silences().all().to_bytes()),
         Method::ReplicaReports => Ok(router.host().reports().to_bytes()),
         Method::Digest => digest(&router, ShardId::from_bytes(body).map_err(malformed)?).await,
         Method::ReadyToLead => {

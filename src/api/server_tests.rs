@@ -10,6 +10,7 @@ use crate::api::HttpLimits;
 use crate::api::testing::{Client, MemoryNet, soon};
 use crate::clock;
 use crate::raft::Timing;
+use crate::raft::pace::Pace;
 use crate::raft::rooms::Rooms;
 use crate::router::Router;
 use crate::shard::Host;
@@ -89,6 +90,7 @@ async fn lone_router() -> Router {
         limits: Limits::default(),
         flush: FlushBudget::default(),
         rooms: Rooms::new(Reserve::open(disk.clone(), 0).unwrap()),
+        pace: Pace::new(u64::MAX),
         disk,
         log,
         peers: Peers::new(Arc::new(MemoryNet::default()), Arc::new(Alone), Arc::new(Alone)),

@@ -5,13 +5,10 @@ use std::collections::BTreeMap;
 
 use super::Catalog;
 use super::command::{CatalogCommand, CatalogResponse, Refusal};
-use super::descriptor::{
-    NODE_TEXT_BYTES_MAX, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile, ReplicaDescriptor, ReplicaState,
-    ShardDescriptor, ShardState,
-};
+use super::descriptor::{NodeDescriptor, NodeProfile, ReplicaDescriptor, ReplicaState, ShardDescriptor, ShardState};
 use super::operation::Operations;
 use crate::ring::TokenRange;
-use crate::types::{ClusterId, Epoch, META_SHARD, NodeId, OperationId, ProtocolRange, ReplicaId, Revision, ShardId};
+use crate::types::{ClusterId, Epoch, META_SHARD, NodeId, OperationId, ReplicaId, Revision, ShardId};
 
 /// How many replicas a shard may be wanted to have.
 pub const REPLICATION_FACTORS: [u8; 3] = [1, 3, 5];
@@ -38,6 +35,10 @@ enum Answer {
 impl Done {
     pub(super) const NOTHING_TO_DO: Self = Self { changed: false, answer: Answer::Nothing };
     pub(super) const CHANGED: Self = Self { changed: true, answer: Answer::Nothing };
+
+    pub(super) fn node(changed: bool, id: NodeId) -> Self {
+        Self { changed, answer: Answer::Node(id) }
+    }
 
     /// `begun` is false for one that was known already.
     pub(super) fn operation(begun: bool, id: OperationId) -> Self {
@@ -80,7 +81,7 @@ fn found(
     allow((1..=INITIAL_SHARDS_MAX).contains(&initial_shards), "initial_shards", || {
         format!("there are 1 to {INITIAL_SHARDS_MAX} of them, not {initial_shards}")
     })?;
-    check_profile(node, FEATURE_LEVEL_FIRST)?;
+    super::nodes::check_profile(node, FEATURE_LEVEL_FIRST)?;
     let founder = ReplicaDescriptor { id: ReplicaId::new(0, 1), node: FIRST_NODE, state: ReplicaState::Voter };
     let meta = ShardDescriptor {
         id: META_SHARD,
@@ -107,6 +108,7 @@ fn found(
         nodes: BTreeMap::from([(FIRST_NODE, NodeDescriptor::new(FIRST_NODE, node.clone()))]),
         shards: BTreeMap::from([(META_SHARD, meta)]),
         operations: Operations::default(),
+        departed: Vec::new(),
     })
 }
 
@@ -128,6 +130,7 @@ impl Catalog {
             CatalogCommand::BeginOperation { kind, cause, expected_epoch, idempotency_key, time_ms } => {
                 self.begin_operation(kind, *cause, *expected_epoch, idempotency_key.as_ref(), *time_ms)?
             }
+            CatalogCommand::MarkNode { node, is_dead } => self.mark_node(*node, *is_dead)?,
             CatalogCommand::GiveUpOperation { operation, why } => self.give_up_operation(*operation, why)?,
             CatalogCommand::EndOperation { operation, failure, time_ms } => {
                 self.end_operation(*operation, failure.as_ref(), *time_ms)?
@@ -141,18 +144,6 @@ impl Catalog {
             Answer::Replica(id) => CatalogResponse::Replica { id, version },
             Answer::Operation { id, begun } => CatalogResponse::Operation { id, begun, version },
         })
-    }
-
-    fn join_node(&mut self, profile: &NodeProfile) -> Result<Done> {
-        check_profile(profile, self.feature_level)?;
-        let known = self.node_by_store(profile.store).map(|node| node.id);
-        let id = known.unwrap_or(NodeId(self.next_node));
-        let descriptor = NodeDescriptor::new(id, profile.clone());
-        if known.is_none() {
-            self.next_node += 1;
-        }
-        let before = self.nodes.insert(id, descriptor.clone());
-        Ok(Done { changed: before != Some(descriptor), answer: Answer::Node(id) })
     }
 
     fn create_shards(&mut self, founders: &[NodeId]) -> Result<Done> {
@@ -200,9 +191,7 @@ impl Catalog {
     }
 
     fn add_replica(&mut self, shard: ShardId, node: NodeId, expected_epoch: Epoch) -> Result<Done> {
-        if !self.nodes.contains_key(&node) {
-            return Err(Refusal::NoSuchNode { node });
-        }
+        self.check_takes_replicas(node)?;
         let descriptor = self.live_shard_mut(shard)?;
         if descriptor.epoch != expected_epoch {
             return Err(Refusal::EpochMismatch { shard, epoch: descriptor.epoch });
@@ -340,26 +329,6 @@ fn replica_mut(shard: &mut ShardDescriptor, replica: ReplicaId) -> Result<&mut R
     shard.replicas.iter_mut().find(|descriptor| descriptor.id == replica).ok_or(missing)
 }
 
-/// Refuses what a node says of itself where placement, routing or handshakes could not work with it.
-fn check_profile(profile: &NodeProfile, feature_level: u32) -> Result<()> {
-    allow((1..=NODE_WEIGHT_MAX).contains(&profile.weight), "weight", || {
-        format!("it is 1 to {NODE_WEIGHT_MAX}, not {}", profile.weight)
-    })?;
-    for (name, text) in [("http", &profile.http), ("peer", &profile.peer)] {
-        allow(!text.is_empty(), name, || "it is empty".into())?;
-    }
-    let texts = [&profile.http, &profile.peer, &profile.zone, &profile.host];
-    for (name, text) in ["http", "peer", "zone", "host"].into_iter().zip(texts) {
-        allow(text.len() <= NODE_TEXT_BYTES_MAX, name, || format!("it is longer than {NODE_TEXT_BYTES_MAX} bytes"))?;
-    }
-    let ProtocolRange { min, max } = profile.protocol;
-    allow(min <= max, "protocol", || format!("{min} to {max} is no range"))?;
-    if profile.feature_level_max < feature_level {
-        return Err(Refusal::ReleaseTooOld { level: feature_level, known: profile.feature_level_max });
-    }
-    Ok(())
-}
-
-fn allow(allowed: bool, parameter: &str, why: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn allow(allowed: bool, parameter: &str, why: impl FnOnce() -> String) -> Result<()> {
     if allowed { Ok(()) } else { Err(Refusal::BadParameter { parameter: parameter.into(), why: why() }) }
 }

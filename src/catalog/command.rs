@@ -49,6 +49,8 @@ pub enum CatalogCommand {
     EndOperation { operation: OperationId, failure: Option<String>, time_ms: u64 },
     /// A move will not be done, unless it is too late for that. Idempotent.
     GiveUpOperation { operation: OperationId, why: String },
+    /// Most voters of the meta group have not heard of the node for the grace period, or hear of it again. Idempotent.
+    MarkNode { node: NodeId, is_dead: bool },
 }
 wire_enum!(CatalogCommand {
     1 => Found { cluster, replication_factor, initial_shards, revision_base, node },
@@ -64,6 +66,7 @@ wire_enum!(CatalogCommand {
     11 => BeginOperation { kind, cause, expected_epoch, idempotency_key, time_ms },
     12 => EndOperation { operation, failure, time_ms },
     13 => GiveUpOperation { operation, why },
+    14 => MarkNode { node, is_dead },
 });
 
 /// What a command did. `version` is the catalog's after the command; a command that found its work done changes nothing
@@ -156,6 +159,20 @@ pub enum Refusal {
     NothingToTakeBack { operation: OperationId },
     #[error("operation {operation} was not given up")]
     NotGivenUp { operation: OperationId },
+    #[error("node {node} was decommissioned: its data directory is not taken in again")]
+    Decommissioned { node: NodeId },
+    #[error("without node {node} there are {left} nodes that take replicas, and each shard needs {wanted}")]
+    TooFewNodesLeft { node: NodeId, left: u32, wanted: u32 },
+    #[error("node {node} is not draining")]
+    NodeNotDraining { node: NodeId },
+    #[error("node {node} still holds {replicas} replicas")]
+    NodeNotEmpty { node: NodeId, replicas: u32 },
+    #[error("node {node} is draining or dead, and takes no replicas")]
+    NodeTakesNoReplicas { node: NodeId },
+    #[error("node {node} is at epoch {epoch}")]
+    NodeEpochMismatch { node: NodeId, epoch: Epoch },
+    #[error("node {node} is in the hands of operation {operation}")]
+    NodeOperationRunning { node: NodeId, operation: OperationId },
 }
 wire_enum!(Refusal {
     1 => NotFounded,
@@ -183,4 +200,11 @@ wire_enum!(Refusal {
     23 => ReplicaNotVoter { shard, replica },
     24 => NothingToTakeBack { operation },
     25 => NotGivenUp { operation },
+    26 => Decommissioned { node },
+    27 => TooFewNodesLeft { node, left, wanted },
+    28 => NodeNotDraining { node },
+    29 => NodeNotEmpty { node, replicas },
+    30 => NodeTakesNoReplicas { node },
+    31 => NodeEpochMismatch { node, epoch },
+    32 => NodeOperationRunning { node, operation },
 });

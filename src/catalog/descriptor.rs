@@ -51,16 +51,69 @@ pub struct NodeDescriptor {
     pub host: String,
     pub protocol: ProtocolRange,
     pub feature_level_max: u32,
+    /// Goes up with every change of the node's state.
+    pub epoch: Epoch,
+    /// Somebody wants it empty.
+    pub is_draining: bool,
+    /// Most voters of the meta group have not heard of it for the grace period.
+    pub is_dead: bool,
 }
-wire_struct!(NodeDescriptor { id, store, http, peer, weight, zone, host, protocol, feature_level_max });
+wire_struct!(NodeDescriptor {
+    id,
+    store,
+    http,
+    peer,
+    weight,
+    zone,
+    host,
+    protocol,
+    feature_level_max,
+    epoch,
+    is_draining,
+    is_dead,
+});
 
 impl NodeDescriptor {
     #[must_use]
     pub fn new(id: NodeId, profile: NodeProfile) -> Self {
         let NodeProfile { store, http, peer, weight, zone, host, protocol, feature_level_max } = profile;
-        Self { id, store, http, peer, weight, zone, host, protocol, feature_level_max }
+        Self {
+            id,
+            store,
+            http,
+            peer,
+            weight,
+            zone,
+            host,
+            protocol,
+            feature_level_max,
+            epoch: Epoch(1),
+            is_draining: false,
+            is_dead: false,
+        }
+    }
+
+    /// The same node with what it now says of itself.
+    #[must_use]
+    pub fn with_profile(&self, profile: NodeProfile) -> Self {
+        let Self { id, epoch, is_draining, is_dead, .. } = *self;
+        Self { epoch, is_draining, is_dead, ..Self::new(id, profile) }
+    }
+
+    /// Replicas may be put there, and leaders.
+    #[must_use]
+    pub fn takes_replicas(&self) -> bool {
+        !self.is_draining && !self.is_dead
     }
 }
+
+/// A node that was decommissioned: its store never comes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DepartedNode {
+    pub id: NodeId,
+    pub store: StoreId,
+}
+wire_struct!(DepartedNode { id, store });
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

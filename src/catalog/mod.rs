@@ -7,6 +7,7 @@
 mod apply;
 mod command;
 mod descriptor;
+mod nodes;
 mod operation;
 #[cfg(test)]
 mod tests;
@@ -18,8 +19,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub use self::apply::{FEATURE_LEVEL_FIRST, INITIAL_SHARDS_MAX, REPLICATION_FACTORS, apply};
 pub use self::command::{CatalogCommand, CatalogResponse, Refusal};
 pub use self::descriptor::{
-    NODE_TEXT_BYTES_MAX, NODE_WEIGHT_DEFAULT, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile, ReplicaDescriptor,
-    ReplicaState, ShardDescriptor, ShardState,
+    DepartedNode, NODE_TEXT_BYTES_MAX, NODE_WEIGHT_DEFAULT, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile,
+    ReplicaDescriptor, ReplicaState, ShardDescriptor, ShardState,
 };
 pub use self::operation::{
     ENDED_OPERATIONS_KEPT, OPERATION_KEY_BYTES_MAX, Operation, OperationCause, OperationKind, OperationState,
@@ -67,6 +68,8 @@ pub struct Catalog {
     pub nodes: BTreeMap<NodeId, NodeDescriptor>,
     pub shards: BTreeMap<ShardId, ShardDescriptor>,
     pub operations: Operations,
+    /// In the order in which they went.
+    pub departed: Vec<DepartedNode>,
 }
 
 impl Catalog {
@@ -131,6 +134,12 @@ impl Catalog {
                 format!("node {id} does not know feature level {}", self.feature_level)
             })?;
         }
+        for gone in &self.departed {
+            ensure(
+                stores.insert(gone.store) && !self.nodes.contains_key(&gone.id) && gone.id.0 < self.next_node,
+                &|| format!("node {} with store {} has departed, and is known", gone.id, gone.store),
+            )?;
+        }
         ensure(self.shards.contains_key(&META_SHARD), &|| "no meta shard".into())?;
         let mut replicas = BTreeSet::new();
         for (id, shard) in &self.shards {
@@ -180,7 +189,7 @@ impl Catalog {
     pub fn moves_away_from(&self, shard: ShardId) -> Option<NodeId> {
         match self.operations.on_shard(shard)?.kind {
             OperationKind::Move { from, .. } => Some(from),
-            OperationKind::TransferLeader { .. } => None,
+            _ => None,
         }
     }
 
@@ -214,6 +223,7 @@ impl Wire for Catalog {
         encode_map(&self.nodes, out);
         encode_map(&self.shards, out);
         self.operations.encode(out);
+        self.departed.encode(out);
     }
 
     /// Refuses a catalog whose invariants do not hold: nothing good comes of serving by it.
@@ -237,6 +247,7 @@ impl Wire for Catalog {
             nodes: decode_map(input)?,
             shards: decode_map(input)?,
             operations: Operations::decode(input)?,
+            departed: Vec::decode(input)?,
         };
         catalog.check().map_err(|why| WireError::Invalid { what: "catalog", why })?;
         Ok(catalog)

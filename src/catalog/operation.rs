@@ -27,14 +27,39 @@ pub enum OperationKind {
     TransferLeader { shard: ShardId, to: NodeId },
     /// A replica of the shard on `to`, filled and made a voter, in place of the one on `from`.
     Move { shard: ShardId, from: NodeId, to: NodeId },
+    /// The node gives its leaderships and its replicas away and gets none.
+    Drain { node: NodeId },
+    /// The node takes replicas again. Ends what drains it, and is over at once.
+    Undrain { node: NodeId },
+    /// Drained, then out of the cluster for good.
+    Decommission { node: NodeId },
 }
-wire_enum!(OperationKind { 1 => TransferLeader { shard, to }, 2 => Move { shard, from, to } });
+wire_enum!(OperationKind {
+    1 => TransferLeader { shard, to },
+    2 => Move { shard, from, to },
+    3 => Drain { node },
+    4 => Undrain { node },
+    5 => Decommission { node },
+});
 
 impl OperationKind {
     /// The shards that nobody else may work on.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         match self {
-            OperationKind::TransferLeader { shard, .. } | OperationKind::Move { shard, .. } => std::iter::once(*shard),
+            OperationKind::TransferLeader { shard, .. } | OperationKind::Move { shard, .. } => Some(*shard),
+            OperationKind::Drain { .. } | OperationKind::Undrain { .. } | OperationKind::Decommission { .. } => None,
+        }
+        .into_iter()
+    }
+
+    /// The node that it is about, of which nobody else may decide.
+    #[must_use]
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            OperationKind::Drain { node } | OperationKind::Undrain { node } | OperationKind::Decommission { node } => {
+                Some(*node)
+            }
+            OperationKind::TransferLeader { .. } | OperationKind::Move { .. } => None,
         }
     }
 }
@@ -135,8 +160,15 @@ impl Operations {
         self.running().find(|operation| operation.kind.shards().any(|held| held == shard))
     }
 
+    /// The operation that drains a node.
+    #[must_use]
+    pub fn on_node(&self, node: NodeId) -> Option<&Operation> {
+        self.running().find(|operation| operation.kind.node() == Some(node))
+    }
+
     pub(super) fn check(&self) -> std::result::Result<(), String> {
         let mut held = std::collections::BTreeSet::new();
+        let mut nodes = std::collections::BTreeSet::new();
         let mut keys = std::collections::BTreeSet::new();
         for (id, operation) in &self.by_id {
             if *id != operation.id || id.0 == 0 || id.0 >= self.next {
@@ -147,6 +179,9 @@ impl Operations {
             }
             if operation.is_running() && !operation.kind.shards().all(|shard| held.insert(shard)) {
                 return Err(format!("operation {id} holds a shard of another"));
+            }
+            if operation.is_running() && operation.kind.node().is_some_and(|node| !nodes.insert(node)) {
+                return Err(format!("operation {id} has the node of another"));
             }
             if operation.idempotency_key.as_ref().is_some_and(|key| !keys.insert(key)) {
                 return Err(format!("operation {id} has the idempotency key of another"));
@@ -205,6 +240,13 @@ impl Catalog {
                 return Err(Refusal::OperationRunning { shard, operation: running.id });
             }
         }
+        if let Some(node) = kind.node() {
+            self.check_node_epoch(node, expected_epoch)?;
+            let running = self.operations.on_node(node).filter(|_| !matches!(kind, OperationKind::Undrain { .. }));
+            if let Some(running) = running {
+                return Err(Refusal::NodeOperationRunning { node, operation: running.id });
+            }
+        }
         self.first_step(kind, cause)?;
         let id = OperationId(self.operations.next);
         self.operations.next += 1;
@@ -218,6 +260,14 @@ impl Catalog {
             ended_ms: None,
         };
         self.operations.by_id.insert(id, operation);
+        if let OperationKind::Undrain { node } = kind {
+            let drains: Vec<OperationId> =
+                self.operations.running().filter(|one| one.kind.node() == Some(*node)).map(|one| one.id).collect();
+            for one in drains {
+                let failure = (one != id).then(|| format!("operation {id} ended it: node {node} takes replicas again"));
+                self.end_operation(one, failure.as_ref(), time_ms)?;
+            }
+        }
         Ok(Done::operation(true, id))
     }
 
@@ -225,6 +275,11 @@ impl Catalog {
     fn first_step(&mut self, kind: &OperationKind, cause: OperationCause) -> Result<()> {
         match kind {
             OperationKind::Move { shard, from, to } => self.begin_move(*shard, *from, *to, cause),
+            OperationKind::Drain { node } | OperationKind::Decommission { node } => self.begin_drain(*node),
+            OperationKind::Undrain { node } => {
+                self.check_draining(*node)?;
+                self.set_draining(*node, false)
+            }
             OperationKind::TransferLeader { shard, to } => {
                 if !self.nodes.contains_key(to) {
                     return Err(Refusal::NoSuchNode { node: *to });
@@ -246,9 +301,10 @@ impl Catalog {
 
     /// Orders the replica that is to come, under a fresh id; the one that is to go stays until it is replaced.
     fn begin_move(&mut self, shard: ShardId, from: NodeId, to: NodeId, cause: OperationCause) -> Result<()> {
-        if let Some(node) = [from, to].into_iter().find(|node| !self.nodes.contains_key(node)) {
-            return Err(Refusal::NoSuchNode { node });
+        if !self.nodes.contains_key(&from) {
+            return Err(Refusal::NoSuchNode { node: from });
         }
+        self.check_takes_replicas(to)?;
         let descriptor = self.live_shard_mut(shard)?;
         if descriptor.replica_on(from).is_none() {
             return Err(Refusal::NodeHoldsNoReplica { shard, node: from });
@@ -295,13 +351,24 @@ impl Catalog {
         if is_a_move && failure.is_some() && operation.state == OperationState::Running {
             return Err(Refusal::NotGivenUp { operation: id });
         }
+        if let (OperationKind::Decommission { node }, None) = (operation.kind.clone(), failure) {
+            self.remove_node(node)?;
+        }
+        let operation = self.operations.by_id.get_mut(&id).expect("found above");
         operation.ended_ms = Some(time_ms);
         operation.state = match failure {
             None => OperationState::Done,
             Some(why) => OperationState::Failed { why: why.clone() },
         };
         match (operation.kind.clone(), failure.is_some()) {
-            (OperationKind::TransferLeader { .. }, false) => {}
+            (
+                OperationKind::TransferLeader { .. } | OperationKind::Drain { .. } | OperationKind::Decommission { .. },
+                false,
+            )
+            | (OperationKind::Undrain { .. }, _) => {}
+            (OperationKind::Drain { node } | OperationKind::Decommission { node }, true) => {
+                self.set_draining(node, false)?;
+            }
             (OperationKind::TransferLeader { shard, to }, true) => self.prefer_no_longer(shard, to),
             // Whoever proposed this has read the group's committed membership (`models` §16).
             (OperationKind::Move { shard, from, to }, false) => self.end_move(shard, from, to),

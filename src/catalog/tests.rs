@@ -1,5 +1,6 @@
 //! Commands, one by one and in random sequences: what each does, refuses, and keeps.
 
+mod nodes;
 mod operations;
 
 use proptest::prelude::*;
@@ -394,6 +395,18 @@ fn formats_are_pinned() {
         operation(2, OperationState::Done, None, Some(6)),
         operation(3, OperationState::Failed { why: "why".into() }, None, Some(7)),
         Operation {
+            kind: OperationKind::Drain { node: NodeId(5) },
+            ..operation(5, OperationState::Done, None, Some(8))
+        },
+        Operation {
+            kind: OperationKind::Undrain { node: NodeId(5) },
+            ..operation(6, OperationState::Done, None, Some(8))
+        },
+        Operation {
+            kind: OperationKind::Decommission { node: NodeId(5) },
+            ..operation(7, OperationState::Done, None, Some(8))
+        },
+        Operation {
             kind: OperationKind::Move { shard: ShardId(0x0102), from: NodeId(3), to: NodeId(4) },
             cause: OperationCause::Placement,
             ..operation(4, OperationState::GivingUp { why: "why".into() }, None, None)
@@ -426,6 +439,7 @@ fn formats_are_pinned() {
         },
         CatalogCommand::EndOperation { operation: OperationId(9), failure: Some("why".into()), time_ms: 0x0304 },
         CatalogCommand::GiveUpOperation { operation: OperationId(9), why: "why".into() },
+        CatalogCommand::MarkNode { node, is_dead: true },
     ];
     golden::check("catalog_command", &commands);
     golden::has_every_tag(&commands);
@@ -456,6 +470,13 @@ fn formats_are_pinned() {
         Refusal::ReplicaNotVoter { shard, replica },
         Refusal::NothingToTakeBack { operation: OperationId(9) },
         Refusal::NotGivenUp { operation: OperationId(9) },
+        Refusal::Decommissioned { node },
+        Refusal::TooFewNodesLeft { node, left: 2, wanted: 3 },
+        Refusal::NodeNotDraining { node },
+        Refusal::NodeNotEmpty { node, replicas: 4 },
+        Refusal::NodeTakesNoReplicas { node },
+        Refusal::NodeEpochMismatch { node, epoch: Epoch(5) },
+        Refusal::NodeOperationRunning { node, operation: OperationId(9) },
     ];
     golden::has_every_tag(&refusals);
     let mut responses = vec![
@@ -516,6 +537,18 @@ fn any_command() -> impl Strategy<Value = CatalogCommand> {
         3 => (shard(), node(), node()).prop_map(|(shard, from, to)| CatalogCommand::BeginOperation {
             kind: OperationKind::Move { shard, from, to },
             cause: OperationCause::Placement,
+            expected_epoch: None,
+            idempotency_key: None,
+            time_ms: 1,
+        }),
+        2 => (node(), any::<bool>()).prop_map(|(node, is_dead)| CatalogCommand::MarkNode { node, is_dead }),
+        2 => (node(), 0..3).prop_map(|(node, which)| CatalogCommand::BeginOperation {
+            kind: match which {
+                0 => OperationKind::Drain { node },
+                1 => OperationKind::Undrain { node },
+                _ => OperationKind::Decommission { node },
+            },
+            cause: OperationCause::Asked,
             expected_epoch: None,
             idempotency_key: None,
             time_ms: 1,

@@ -170,7 +170,7 @@ pub(super) struct BeginArgs {
     /// Checks what is asked for and changes nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Only while the shard is at this epoch, as `shard show` tells it.
+    /// Only while the shard or node is at this epoch, as `shard show` and `node list` tell it.
     #[arg(long, value_name = "EPOCH")]
     pub(super) if_epoch: Option<Epoch>,
     /// Makes repeating this very command safe: it is begun at most once.
@@ -182,6 +182,24 @@ pub(super) struct BeginArgs {
 pub(super) enum NodeCommand {
     /// All nodes.
     List,
+    /// Empty a node: its leaderships go, then its replicas. It stays in the cluster and gets none.
+    Drain {
+        id: NodeId,
+        #[command(flatten)]
+        begin: BeginArgs,
+    },
+    /// Let a node take replicas again.
+    Undrain {
+        id: NodeId,
+        #[command(flatten)]
+        begin: BeginArgs,
+    },
+    /// Empty a node, then take it out of the cluster for good.
+    Decommission {
+        id: NodeId,
+        #[command(flatten)]
+        begin: BeginArgs,
+    },
 }
 
 /// A key as given: any bytes that the shell can pass on, within the limits of the API.

@@ -14,6 +14,8 @@ const SHARD_COLUMNS: &[&str] =
     &["id", "kind", "state", "range", "epoch", "leader", "leader_http", "term", "replicas", "disk_bytes"];
 const NODE_COLUMNS: &[&str] = &[
     "id",
+    "state",
+    "epoch",
     "answers",
     "http",
     "peer",

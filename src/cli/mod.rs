@@ -95,6 +95,15 @@ async fn run_client(args: &ClientArgs, command: Command) -> Result<(), Failure> 
         Command::Operations { id: None } => operations::list(&client, printer).await,
         Command::Operations { id: Some(id) } => operations::show(&client, id, printer).await,
         Command::Node(NodeCommand::List) => cluster::node_list(&client, printer).await,
+        Command::Node(NodeCommand::Drain { id, begin }) => {
+            operations::of_node(&client, id, "drain", &begin, printer).await
+        }
+        Command::Node(NodeCommand::Undrain { id, begin }) => {
+            operations::of_node(&client, id, "undrain", &begin, printer).await
+        }
+        Command::Node(NodeCommand::Decommission { id, begin }) => {
+            operations::of_node(&client, id, "decommission", &begin, printer).await
+        }
         Command::Serve(_)
         | Command::Dev(_)
         | Command::Bench(_)

@@ -15,7 +15,7 @@ use super::output::{self, Printer};
 use super::target::with_query;
 use crate::types::{NodeId, OperationId, ShardId};
 
-const COLUMNS: &[&str] = &["id", "kind", "shard", "from", "to", "state", "step", "cause", "why"];
+const COLUMNS: &[&str] = &["id", "kind", "shard", "node", "from", "to", "state", "step", "cause", "why"];
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Between two looks at an operation that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -47,6 +47,16 @@ pub(super) async fn move_replica(
 ) -> Result<(), Failure> {
     let arguments = json!({ "from": from, "to": to });
     begin(client, &format!("/v1/admin/shards/{shard}/move"), &arguments, args, printer).await
+}
+
+pub(super) async fn of_node(
+    client: &Client,
+    node: NodeId,
+    what: &str,
+    args: &BeginArgs,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    begin(client, &format!("/v1/admin/nodes/{node}/{what}"), &json!({}), args, printer).await
 }
 
 /// Prints the operation as it was begun, or with `--wait` as it ended.

@@ -89,6 +89,8 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.proposals_per_node", integer(1, 1_048_576)),
     // Two of the longest values: one write must never be too much on its own.
     key("limits.proposal_bytes_per_node", integer(2 * VALUE_BYTES_CEILING, 64 * GIB)),
+    key("placement.dead_after_s", integer(5, 604_800)),
+    key("placement.snapshot_bytes_per_s", integer(MIB, TIB)),
     key("log.format", Kind::OneWord(&["text", "json"])),
     key("log.filter", Kind::Filter),
 ];

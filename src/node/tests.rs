@@ -90,7 +90,9 @@ async fn start(parts: &NodeParts) -> Result<Node, Error> {
         net: parts.net.clone(),
         clients: parts.clients.clone(),
     };
-    soon("the start", Node::start(parts, CancellationToken::new())).await.map(|started| started.expect("no stop"))
+    soon("the start", Box::pin(Node::start(parts, CancellationToken::new())))
+        .await
+        .map(|started| started.expect("no stop"))
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ fn exchange<'a>(
 ) -> Option<(&'a ReplicaDescriptor, &'a ReplicaDescriptor)> {
     match catalog.operations.on_shard(descriptor.id)?.kind {
         OperationKind::Move { from, to, .. } => Some((descriptor.replica_on(from)?, descriptor.replica_on(to)?)),
-        OperationKind::TransferLeader { .. } => None,
+        _ => None,
     }
 }
 

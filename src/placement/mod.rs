@@ -1,6 +1,7 @@
 //! Where replicas and leaders should be, and the steps that get them there. `plan` is pure: a catalog in, the wanted
-//! placement out; `reconcile` walks, `remains` clears up behind it.
+//! placement out; `reconcile` walks, `remains` clears up behind it, `liveness` finds the dead.
 
+pub mod liveness;
 mod membership;
 mod operate;
 pub mod plan;

@@ -91,6 +91,12 @@ async fn look(router: &Router, catalog: &Catalog, operation: &Operation, watched
             let is_late = clock::now() >= watched.since.after(TRANSFER_TIMEOUT);
             Looked::with_answer(transfer_leader(router, catalog, *shard, *to, is_late).await)
         }
+        // Its replicas are moved by operations of their own, as the placement wants it.
+        OperationKind::Drain { node } | OperationKind::Decommission { node } => {
+            let is_empty = catalog.replicas_on(*node).next().is_none();
+            Looked::with_answer(if is_empty { Step::Done } else { Step::GoesOn })
+        }
+        OperationKind::Undrain { .. } => Looked::with_answer(Step::Done),
         OperationKind::Move { shard, from, to } => {
             let descriptor = catalog.shards.get(shard);
             let on = |node| descriptor.and_then(|shard| shard.replica_on(node)).map(|replica| replica.id);

@@ -9,11 +9,12 @@
 //! 3. Bounded loads: chance leaves some nodes with too many or too few; [`balance`] moves replicas, at the same spread,
 //!    until every node is near its weighted share. Spread goes before balance, for it is what keeps data alive.
 //!
-//! The plan depends on nodes, ranges and the replication factor alone, never on where replicas are now: half way through
+//! The plan depends on the nodes that take replicas, ranges and the replication factor alone, never on where replicas are now: half way through
 //! a move it is still the same.
 
 mod balance;
 mod leaders;
+mod moves;
 mod ring;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 
 pub use self::balance::LOAD_SLACK_PERCENT;
 pub use self::leaders::wanted_leaders;
+pub use self::moves::{Move, next_moves};
 
 use self::balance::Balance;
 use self::ring::NodeRing;
@@ -33,7 +35,7 @@ use crate::types::{META_SHARD, NodeId, ShardId};
 const META_SHARD_NAME: &[u8] = b"ringraft meta shard";
 
 /// The nodes that should hold each shard, in the order of preference: as many as the replication factor, or all where
-/// there are fewer. Always distinct.
+/// fewer take replicas. Always distinct.
 #[must_use]
 pub fn wanted(catalog: &Catalog) -> BTreeMap<ShardId, Vec<NodeId>> {
     let shards: Vec<_> = catalog.shards.values().map(|shard| (shard.id, shard.range)).collect();
@@ -55,7 +57,10 @@ pub fn founders(catalog: &Catalog) -> Vec<NodeId> {
 }
 
 fn place(catalog: &Catalog, shards: &[(ShardId, Option<TokenRange>)]) -> BTreeMap<ShardId, Vec<NodeId>> {
-    let places = places(catalog.nodes.values());
+    let places = places(catalog.nodes.values().filter(|node| node.takes_replicas()));
+    if places.is_empty() {
+        return shards.iter().map(|(shard, _)| (*shard, Vec::new())).collect();
+    }
     let copies = usize::from(catalog.replication_factor).min(places.len());
     let ring = NodeRing::new(&places);
     let orders = shards.iter().map(|(_, range)| {

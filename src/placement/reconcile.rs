@@ -18,7 +18,8 @@ use super::membership::{Change, next_change};
 use super::operate::Operator;
 use super::plan;
 use crate::catalog::{
-    Catalog, CatalogCommand, CatalogResponse, NodeProfile, ReplicaState, ShardDescriptor, ShardState,
+    Catalog, CatalogCommand, CatalogResponse, NodeDescriptor, NodeProfile, OperationCause, OperationKind,
+    ReplicaDescriptor, ReplicaState, ShardDescriptor, ShardState,
 };
 use crate::clock::{self, Moment};
 use crate::method::Method;
@@ -35,6 +36,8 @@ use crate::wire::Wire;
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// One step's deadline.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a group's leader is asked who belongs to it.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a target is asked whether it would lead.
 const READY_TIMEOUT: Duration = Duration::from_millis(300);
 /// After a hand-over was begun, the shard is left alone for so long.
@@ -104,7 +107,7 @@ impl Reconciler {
         let host = self.router.host();
         let me = host.node();
         if let Some(descriptor) = catalog.nodes.get(&me)
-            && *descriptor != crate::catalog::NodeDescriptor::new(me, self.profile.clone())
+            && *descriptor != descriptor.with_profile(self.profile.clone())
         {
             self.propose(CatalogCommand::JoinNode { node: self.profile.clone() }).await;
         }
@@ -228,7 +231,11 @@ impl Reconciler {
             return self.order_replicas(catalog).await;
         }
         self.order_replicas(catalog).await;
+        self.replace_orders(catalog).await;
         self.prefer_leaders(catalog).await;
+        for step in plan::next_moves(catalog) {
+            self.begin_move(catalog, step).await;
+        }
         for end in self.operator.round(&self.router, catalog).await {
             self.propose(end).await;
         }
@@ -240,7 +247,7 @@ impl Reconciler {
         let mut orders = 0;
         for shard in catalog.shards.values().filter(|shard| shard.state == ShardState::Live) {
             let want = wanted.get(&shard.id).map(Vec::as_slice).unwrap_or_default();
-            if shard.replicas.len() >= usize::from(catalog.replication_factor).min(catalog.nodes.len()) {
+            if shard.replicas.len() >= want.len() {
                 continue;
             }
             let Some(node) = want.iter().find(|node| shard.replica_on(**node).is_none()) else { continue };
@@ -251,6 +258,46 @@ impl Reconciler {
                 return;
             }
         }
+    }
+
+    /// A replica that was ordered and is not in its group yet, on a node that is dead or drains by now, is ordered
+    /// elsewhere: first it leaves, then, on proof that its group is without it, it is forgotten.
+    async fn replace_orders(&self, catalog: &Catalog) {
+        let free = |shard: &&ShardDescriptor| {
+            shard.state == ShardState::Live && catalog.operations.on_shard(shard.id).is_none()
+        };
+        let takes = |node: &NodeId| catalog.nodes.get(node).is_some_and(NodeDescriptor::takes_replicas);
+        let mut ordered = Vec::new();
+        for shard in catalog.shards.values().filter(free) {
+            ordered.extend(shard.replicas.iter().map(|replica| (shard.id, *replica)));
+        }
+        for (shard, ReplicaDescriptor { id: replica, node, state }) in ordered {
+            match state {
+                ReplicaState::Joining if !takes(&node) => {
+                    self.propose(CatalogCommand::ReplicaLeaving { shard, replica }).await;
+                }
+                ReplicaState::Leaving => {
+                    let members = self.router.members(shard, clock::now().after(PROOF_TIMEOUT)).await;
+                    if members.is_ok_and(|members| members.are_without(replica)) {
+                        self.propose(CatalogCommand::ForgetReplica { shard, replica }).await;
+                    }
+                }
+                ReplicaState::Joining | ReplicaState::Voter => {}
+            }
+        }
+    }
+
+    async fn begin_move(&self, catalog: &Catalog, step: plan::Move) {
+        let plan::Move { shard, from, to } = step;
+        self.propose(CatalogCommand::BeginOperation {
+            kind: OperationKind::Move { shard, from, to },
+            cause: OperationCause::Placement,
+            // Planned on a catalog in which the shard looked like this.
+            expected_epoch: catalog.shards.get(&shard).map(|shard| shard.epoch),
+            idempotency_key: None,
+            time_ms: clock::wall_ms(),
+        })
+        .await;
     }
 
     async fn prefer_leaders(&self, catalog: &Catalog) {

@@ -56,6 +56,7 @@ pub struct RaftMeters {
     reads: Family<PathLabels, Counter>,
     apply_batch_entries: Histogram,
     leader_changes: Counter,
+    snapshot_bytes: Counter,
 }
 
 impl Default for RaftMeters {
@@ -65,6 +66,7 @@ impl Default for RaftMeters {
             reads: Family::default(),
             apply_batch_entries: Histogram::new(COUNTS),
             leader_changes: Counter::default(),
+            snapshot_bytes: Counter::default(),
         };
         // There from the start, so that a rate has something to begin at.
         for path in ReadPath::ALL {
@@ -90,12 +92,18 @@ impl Meters for RaftMeters {
         registry.register("apply_batch_entries", "Log entries applied in one batch", self.apply_batch_entries.clone());
         let help = "Times that a replica of this node came to know another leader of its group";
         registry.register("leader_changes", help, self.leader_changes.clone());
+        let help = "Rows that this node sent to fill replicas on other nodes";
+        registry.register_with_unit("snapshot_sent", help, Unit::Bytes, self.snapshot_bytes.clone());
     }
 }
 
 impl RaftMeters {
     pub fn count_read(&self, path: ReadPath) {
         self.reads.get_or_create(&PathLabels { path: path.name() }).inc();
+    }
+
+    pub(super) fn count_snapshot_bytes(&self, bytes: usize) {
+        self.snapshot_bytes.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
     pub(super) fn count_leader_change(&self) {

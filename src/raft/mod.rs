@@ -12,6 +12,7 @@
 //! | `replica` | one running replica: propose, read barrier, members, status |
 //! | `inbound` | RPCs in |
 //! | `rooms` | whose disk is getting full, by what the answers to appends say |
+//! | `pace` | how fast snapshots leave |
 //! | `observe` | a replica and its log as a test of Raft's invariants sees them |
 
 pub mod codec;
@@ -22,6 +23,7 @@ pub mod log_store;
 pub mod meters;
 pub mod network;
 pub mod observe;
+pub mod pace;
 pub mod replica;
 pub mod responder;
 pub mod rooms;

@@ -18,6 +18,8 @@ use openraft::raft::{
 use openraft::storage::Snapshot;
 
 use super::freshness::{Append, AppendAnswer, Freshness};
+use super::meters::RaftMeters;
+use super::pace::Pace;
 use super::rooms::Rooms;
 use super::snapshot::{Chunk, Sender, SnapshotData};
 use super::{LeaderId, Place, TypeConfig, Vote};
@@ -59,6 +61,8 @@ pub struct Network {
     pub replica: ReplicaId,
     pub freshness: Freshness,
     pub rooms: Rooms,
+    pub pace: Pace,
+    pub meters: RaftMeters,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -85,6 +89,8 @@ impl Network {
             disk: self.disk.clone(),
             freshness: self.freshness.clone(),
             rooms: self.rooms.clone(),
+            pace: self.pace.clone(),
+            meters: self.meters.clone(),
             header,
             node: place.node,
             lane,
@@ -98,6 +104,8 @@ pub struct Client {
     disk: Arc<dyn Disk>,
     freshness: Freshness,
     rooms: Rooms,
+    pace: Pace,
+    meters: RaftMeters,
     header: GroupHeader,
     node: NodeId,
     lane: Lane,
@@ -211,11 +219,14 @@ impl Client {
             .await;
             sender = returned;
             let (rows, last) = piece.map_err(read_failed)?;
+            let bytes = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
+            self.pace.wait_for(bytes).await;
             let end = last.then(|| sender.end(vote));
             let chunk = Chunk { stream, position, rows, end };
             let timeout = if last { FINISH_TIMEOUT } else { CHUNK_PROGRESS_TIMEOUT };
             let answer: SnapshotAnswer =
                 self.call(Lane::Bulk, Method::SnapshotChunk, &chunk, timeout, RPCTypes::InstallSnapshot).await?;
+            self.meters.count_snapshot_bytes(bytes);
             match answer {
                 SnapshotAnswer::Next => position += 1,
                 SnapshotAnswer::Installed(vote) => return Ok(SnapshotResponse::new(vote)),

@@ -20,6 +20,7 @@ use super::inbound::SnapshotSlot;
 use super::log_store::RaftLog;
 use super::meters::RaftMeters;
 use super::network::Network;
+use super::pace::Pace;
 use super::responder::{Permit, Waiter};
 use super::rooms::Rooms;
 use super::state_machine::{MachineShared, StateMachine};
@@ -169,6 +170,8 @@ pub struct StartReplica {
     pub peers: Peers,
     pub meters: RaftMeters,
     pub rooms: Rooms,
+    /// Of the snapshots that this node sends.
+    pub pace: Pace,
 }
 
 impl Replica {
@@ -177,7 +180,7 @@ impl Replica {
     /// # Errors
     /// When log or store are damaged: this replica then does not run.
     pub async fn start(parts: StartReplica) -> Result<Self, Error> {
-        let StartReplica { node, timing, store, log, peers, meters, rooms } = parts;
+        let StartReplica { node, timing, store, log, peers, meters, rooms, pace } = parts;
         let identity = store.identity();
         let (id, shard) = (identity.replica, identity.shard);
         let disk = store.disk().clone();
@@ -186,7 +189,16 @@ impl Replica {
         let (machine, shared) = StateMachine::open(store, log, meters.clone())?;
         let held_off_until = has_vote.then(|| clock::now().after(timing.hold_off()));
         let freshness = Freshness::at_start();
-        let network = Network { peers, disk, shard, replica: id, freshness: freshness.clone(), rooms: rooms.clone() };
+        let network = Network {
+            peers,
+            disk,
+            shard,
+            replica: id,
+            freshness: freshness.clone(),
+            rooms: rooms.clone(),
+            pace,
+            meters: meters.clone(),
+        };
         let config = timing.openraft(shard, has_vote);
         let group_log = RaftLog::new(group_log, shared.timeline.clone(), meters);
         let raft = Raft::new(id, config, network, group_log, machine)

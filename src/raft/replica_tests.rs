@@ -81,6 +81,7 @@ async fn start(disk: &MemDisk, is_new: bool) -> Replica {
         peers,
         meters: RaftMeters::default(),
         rooms: Rooms::new(Reserve::open(Arc::new(disk.clone()), RESERVE).unwrap()),
+        pace: Pace::new(u64::MAX),
     };
     Replica::start(parts).await.unwrap()
 }

@@ -18,6 +18,7 @@ use crate::catalog::Catalog;
 use crate::clock::{self, Moment};
 use crate::machine::{Birth, Command, Response};
 use crate::raft::meters::RaftMeters;
+use crate::raft::pace::Pace;
 use crate::raft::replica::StartReplica;
 use crate::raft::rooms::Rooms;
 use crate::raft::{Replica, Timing};
@@ -70,6 +71,7 @@ pub struct HostParts {
     pub log: LogStore,
     pub peers: Peers,
     pub rooms: Rooms,
+    pub pace: Pace,
 }
 
 /// Cheap to clone.
@@ -170,6 +172,7 @@ impl Host {
             peers: parts.peers.clone(),
             meters: self.inner.meters.clone(),
             rooms: parts.rooms.clone(),
+            pace: parts.pace.clone(),
         };
         let group = Group::new(Replica::start(start).await?, self.inner.gate.for_shard());
         if group.shard() == META_SHARD {

@@ -11,6 +11,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use ringraft::clock::{self, Moment};
 
+pub use self::operation::Change;
 use super::figures::Figures;
 use super::look::{self, Leader, ShardId};
 use super::probe::Probe;
@@ -21,6 +22,7 @@ use crate::history::{Phase, Recorder};
 mod clocks;
 mod disk;
 mod network;
+pub(super) mod operation;
 mod process;
 mod snapshot;
 mod trap;
@@ -90,6 +92,8 @@ pub enum Fault {
     /// Power lost on one node, of whose unsynced pages some survive, or parts of some.
     Torn,
     Disk(Disk),
+    /// A change of the cluster.
+    Change(Change),
 }
 
 impl Fault {
@@ -123,7 +127,8 @@ impl Fault {
             | Fault::Slow
             | Fault::Delay
             | Fault::LeaseTrap
-            | Fault::Snapshot => {
+            | Fault::Snapshot
+            | Fault::Change(_) => {
                 return self.class().to_string();
             }
         };
@@ -143,6 +148,7 @@ impl Fault {
             Fault::LeaseTrap => "lease-trap",
             Fault::Snapshot => "snapshot",
             Fault::Power(_) | Fault::Torn => "power-loss",
+            Fault::Change(change) => change.name(),
             Fault::Disk(Disk::BitFlip) => "bit-flip",
             Fault::Disk(Disk::Eio) => "eio",
             Fault::Disk(Disk::Full) => "disk-full",
@@ -310,6 +316,7 @@ enum Held {
     },
     Starved(snapshot::Starved),
     Disk(disk::Sick),
+    Operation(operation::Begun),
 }
 
 /// What was seen of a fault: nothing, or why it is not sure that it took place.
@@ -328,10 +335,11 @@ pub async fn begin(field: &mut Field, fault: Fault) -> Result<Standing, String> 
         Fault::Power(who) => disk::lose_power(field, fault, who).await,
         Fault::Torn => disk::lose_power_torn(field).await,
         Fault::Disk(kind) => disk::harm(field, fault, kind).await,
+        Fault::Change(change) => operation::begin(field, fault, change).await,
     }?;
     let hits_nodes = match &standing.held {
         Held::Dead { .. } | Held::Stopped | Held::Deposed { .. } | Held::Starved(_) => true,
-        Held::Ways { .. } | Held::Clock { .. } | Held::Over { .. } => false,
+        Held::Ways { .. } | Held::Clock { .. } | Held::Over { .. } | Held::Operation(_) => false,
         Held::Disk(sick) => !sick.goes_on(),
     };
     if hits_nodes {
@@ -351,8 +359,9 @@ pub async fn end(field: &mut Field, standing: &mut Standing) -> Observed {
         Held::Over { seen } => seen.clone(),
         Held::Starved(starved) => snapshot::feed(field, starved).await,
         Held::Disk(sick) => disk::cure(field, &standing.on, sick).await,
+        Held::Operation(begun) => operation::end(field, begun).await,
     };
-    for place in &standing.on {
+    for place in standing.on.iter().filter(|_| !matches!(standing.held, Held::Operation(_))) {
         field.busy.remove(place);
     }
     seen

@@ -36,7 +36,7 @@ impl Options {
     /// `draw` gives a seed when none is said.
     pub fn parse(words: &[&str], draw: impl FnOnce() -> u64) -> Result<Self, String> {
         let (mut name, mut seconds, mut times, mut seed, mut out) = (None, None, None, None, None);
-        let (mut ground, mut nodes) = (Ground::Bridge, 3);
+        let (mut ground, mut nodes) = (Ground::Bridge, None);
         let mut words = words.iter();
         while let Some(&word) = words.next() {
             let mut value = || words.next().copied().ok_or_else(|| format!("{word} wants a value"));
@@ -52,8 +52,8 @@ impl Options {
                 "--no-root" => ground = Ground::Proxy,
                 "--nodes" => {
                     nodes = match value()? {
-                        "3" => 3,
-                        "5" => 5,
+                        "3" => Some(3),
+                        "5" => Some(5),
                         other => return Err(format!("--nodes takes 3 or 5, not {other:?}")),
                     };
                 }
@@ -71,6 +71,11 @@ impl Options {
         }
         if times == Some(0) {
             return Err("--times takes 1 or more".to_string());
+        }
+        let needs_spare = profile::needs(profile.cards).spare_nodes;
+        let nodes = nodes.unwrap_or(if needs_spare { 5 } else { 3 });
+        if needs_spare && nodes == 3 {
+            return Err(format!("{name} needs nodes that have no replica of a shard: --nodes 5"));
         }
         let seed = seed.unwrap_or_else(draw);
         let out = out.unwrap_or_else(|| PathBuf::from(format!("real-{name}-{seed}")));

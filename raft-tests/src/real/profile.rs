@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::faults::{Clock, Disk, Fault, Length, Shape, Who};
+use super::faults::{Change, Clock, Disk, Fault, Length, Shape, Who};
 
 /// What a world must have for some faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Needs {
     pub small_logs: bool,
     /// Leases are long enough for a voter to be restarted within one.
     pub long_leases: bool,
+    /// More nodes than replicas of a shard: some of them have none.
+    pub spare_nodes: bool,
 }
 
 /// Faults that stand at the same time: one or two, the second begun after the first and ended before it.
@@ -141,6 +143,31 @@ pub const ALL: &[Profile] = &[
         seconds: 300,
     },
     Profile {
+        name: "placement",
+        about: "replicas moved, leaders transferred, nodes drained: alone, and while nodes die, are cut off, lose power",
+        cards: &[
+            &[Fault::Change(Change::Move)],
+            &[Fault::Change(Change::Move), Fault::Kill(Who::Leader)],
+            &[Fault::Change(Change::Move), Fault::Kill(Who::One)],
+            &[Fault::Change(Change::Move), Fault::Kill(Who::All)],
+            &[Fault::Change(Change::Move), Fault::Cut(Shape::IsolateLeader)],
+            &[Fault::Change(Change::Move), Fault::Cut(Shape::Bridge)],
+            &[Fault::Change(Change::Move), Fault::Power(Who::One)],
+            &[Fault::Change(Change::Move), Fault::Power(Who::All)],
+            &[Fault::Change(Change::Move), Fault::Pause(Who::Leader, Length::Long)],
+            &[Fault::Change(Change::Transfer)],
+            &[Fault::Change(Change::Transfer), Fault::Kill(Who::Leader)],
+            &[Fault::Change(Change::Transfer), Fault::Cut(Shape::MuteLeader)],
+            &[Fault::Change(Change::Transfer), Fault::Pause(Who::Leader, Length::Short)],
+            &[Fault::Change(Change::Drain)],
+            &[Fault::Change(Change::Drain), Fault::Kill(Who::Leader)],
+            &[Fault::Change(Change::Drain), Fault::Kill(Who::Majority)],
+            &[Fault::Change(Change::Drain), Fault::Power(Who::All)],
+            &[Fault::Change(Change::Drain), Fault::Cut(Shape::Halves)],
+        ],
+        seconds: 120,
+    },
+    Profile {
         name: "try",
         about: "a look at it: leaders killed, paused and cut off",
         cards: &[
@@ -171,6 +198,7 @@ pub fn needs(cards: &[Card]) -> Needs {
         wall_clock: has(|fault| matches!(fault, Fault::Clock(_))),
         small_logs: has(|fault| matches!(fault, Fault::Snapshot)),
         long_leases: has(|fault| matches!(fault, Fault::LeaseTrap)),
+        spare_nodes: has(|fault| matches!(fault, Fault::Change(_))),
     }
 }
 

@@ -45,6 +45,7 @@ const BETWEEN_MS: (u64, u64) = (300, 1_200);
 const LAST_FAULT: Duration = Duration::from_secs(4);
 /// The second of a pair begins so much later.
 const PAIR_MS: (u64, u64) = (100, 900);
+const CHANGE_PAIR_MS: (u64, u64) = (0, 300);
 /// Until every key is read back.
 const FINISH_LIMIT: Duration = Duration::from_secs(60);
 /// When it is set, the nodes' data is left behind after a good run, too.
@@ -207,7 +208,9 @@ async fn play(card: Card, field: &mut Field, run: &mut Run) -> Result<Vec<String
     let mut told = Vec::new();
     for (number, fault) in card.iter().enumerate() {
         if number > 0 {
-            let pause = field.between(PAIR_MS.0, PAIR_MS.1);
+            // A change is over soon: what is to meet it comes at once.
+            let (from, to) = if matches!(card[0], Fault::Change(_)) { CHANGE_PAIR_MS } else { PAIR_MS };
+            let pause = field.between(from, to);
             tokio::time::sleep(pause).await;
         }
         field.announced = None;
@@ -276,13 +279,19 @@ async fn heal(field: &mut Field, run: &mut Run) -> Result<(), String> {
         run.violations.push(format!("after all faults: {why}"));
     }
     note_crashes(&mut field.world, run);
+    if field.world.spare_nodes
+        && let Err(why) = faults::operation::at_rest(field).await
+    {
+        run.violations.push(why);
+    }
     Ok(())
 }
 
 /// Every replica of every shard holds the same at one applied index.
 async fn compare(field: &mut Field) {
     let shards: Vec<ShardId> = std::iter::once(META_SHARD).chain(field.probe.shards()).collect();
-    match compare_digests_of(&shards, &field.world.peers()).await {
+    let replicas = if field.world.spare_nodes { world::SPARED_REPLICATION } else { field.world.nodes.len() };
+    match compare_digests_of(&shards, &field.world.peers(), replicas).await {
         Ok(compared) => field.figures.count("replicas_compared", compared as u64),
         Err(why) => field.figures.violations.push(why),
     }

@@ -25,6 +25,8 @@ use bridge::Bridge;
 use proxy::Proxy;
 
 pub const SHARDS: u32 = 4;
+/// Replicas of each shard where nodes are spared; elsewhere every node has one of each.
+pub const SPARED_REPLICATION: usize = 3;
 const HTTP_PORT: u16 = 7401;
 const PEER_PORT: u16 = 7501;
 /// A few times what a node needs to start on a busy machine.
@@ -126,6 +128,8 @@ pub struct World {
     clocks: Vec<PathBuf>,
     /// How long a leader may read by its lease.
     pub read_lease: Duration,
+    /// There are more nodes than replicas of a shard.
+    pub spare_nodes: bool,
 }
 
 impl World {
@@ -160,6 +164,7 @@ impl World {
             disks: Vec::new(),
             clocks: Vec::new(),
             read_lease: read_lease(plan.needs),
+            spare_nodes: plan.needs.spare_nodes,
         };
         for place in 0..plan.nodes {
             world.add_node(plan, place, &addresses).await?;
@@ -319,16 +324,19 @@ fn config(plan: &Plan, place: usize, data: &Path, addresses: &[Addresses]) -> St
     let election_max = election_max_ms(plan.needs);
     format!(
         "data_dir = {data:?}\ninsecure = {insecure}\n\
-         [cluster]\nbootstrap = {bootstrap}\njoin = [{join}]\nreplication_factor = {nodes}\nshards = {SHARDS}\n\
+         [cluster]\nbootstrap = {bootstrap}\njoin = [{join}]\nreplication_factor = {factor}\nshards = {SHARDS}\n\
          [http]\nlisten = {http:?}\n\
          [peer]\nlisten = {peer:?}\nadvertise = {advertised:?}\n\
          [raft]\nelection_max_ms = {election_max}\nquorum_loss_probe_ms = {probe}\n\
+         [placement]\n{placement}\
          [storage]\ndisk_reserve_bytes = 0\n{small_logs}[log]\nfilter = \"info,openraft=warn\"\n",
         probe = 2 * election_max,
         insecure = plan.ground == Ground::Bridge,
         bootstrap = place == 0,
         join = join.join(", "),
-        nodes = plan.nodes,
+        factor = if plan.needs.spare_nodes { SPARED_REPLICATION } else { plan.nodes },
+        // So slow that faults meet a replica while it is filled.
+        placement = if plan.needs.spare_nodes { "snapshot_bytes_per_s = 1048576\n" } else { "" },
         http = mine.http,
         peer = mine.peer,
         advertised = mine.advertised,

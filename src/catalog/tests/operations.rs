@@ -4,7 +4,7 @@ use super::*;
 
 const ASKED: OperationCause = OperationCause::Asked;
 
-fn begin(kind: OperationKind) -> CatalogCommand {
+pub(super) fn begin(kind: OperationKind) -> CatalogCommand {
     CatalogCommand::BeginOperation { kind, cause: ASKED, expected_epoch: None, idempotency_key: None, time_ms: 1 }
 }
 
@@ -18,7 +18,7 @@ fn begin_with_key(kind: OperationKind, key: &str) -> CatalogCommand {
     }
 }
 
-fn end(operation: u64, failure: Option<&str>) -> CatalogCommand {
+pub(super) fn end(operation: u64, failure: Option<&str>) -> CatalogCommand {
     CatalogCommand::EndOperation { operation: OperationId(operation), failure: failure.map(Into::into), time_ms: 2 }
 }
 
@@ -34,7 +34,7 @@ impl Bench {
         bench
     }
 
-    fn begun(&mut self, command: CatalogCommand) -> (u64, bool) {
+    pub(super) fn begun(&mut self, command: CatalogCommand) -> (u64, bool) {
         match self.accepted(command) {
             CatalogResponse::Operation { id, begun, .. } => (id.0, begun),
             other => panic!("{other:?}"),
@@ -136,7 +136,7 @@ fn ended_operations_are_forgotten_the_oldest_first_and_running_ones_never() {
     assert_eq!(kept[..2], [1, 3], "the running one stays, the oldest that ended went");
 }
 
-fn exchange(shard: u64, from: u64, to: u64) -> OperationKind {
+pub(super) fn exchange(shard: u64, from: u64, to: u64) -> OperationKind {
     OperationKind::Move { shard: ShardId(shard), from: NodeId(from), to: NodeId(to) }
 }
 

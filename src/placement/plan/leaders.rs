@@ -25,7 +25,11 @@ pub fn wanted_leaders(catalog: &Catalog, voters: &BTreeMap<ShardId, Vec<NodeId>>
             // A leader that somebody chose is counted where it is, and not moved.
             let chosen = descriptor.preferred_leader.filter(|_| descriptor.leader_chosen);
             let may_lead = |node: &NodeId| chosen.unwrap_or(*node) == *node && descriptor.may_lead(*node);
-            let nodes: Vec<_> = nodes.iter().copied().filter(may_lead).collect();
+            let able: Vec<_> = nodes.iter().copied().filter(may_lead).collect();
+            // A node that drains or is dead leads only what nobody else can.
+            let stays = |node: &NodeId| catalog.nodes.get(node).is_some_and(NodeDescriptor::takes_replicas);
+            let staying: Vec<_> = able.iter().copied().filter(stays).collect();
+            let nodes = if staying.is_empty() { able } else { staying };
             (!nodes.is_empty()).then_some((*shard, nodes))
         })
         .collect();

@@ -13,23 +13,23 @@ use crate::types::{ClusterId, Epoch, ProtocolRange, ReplicaId, Revision, StoreId
 
 /// What the tests vary of a node.
 #[derive(Clone, Debug)]
-struct Node {
-    id: u64,
-    weight: u32,
-    zone: String,
-    host: String,
+pub(super) struct Node {
+    pub(super) id: u64,
+    pub(super) weight: u32,
+    pub(super) zone: String,
+    pub(super) host: String,
 }
 
-fn node(id: u64) -> Node {
+pub(super) fn node(id: u64) -> Node {
     Node { id, weight: 100, zone: String::new(), host: String::new() }
 }
 
-fn equal_nodes(ids: impl IntoIterator<Item = u64>) -> Vec<Node> {
+pub(super) fn equal_nodes(ids: impl IntoIterator<Item = u64>) -> Vec<Node> {
     ids.into_iter().map(node).collect()
 }
 
 /// A catalog with live data shards, each with its one replica on the first node.
-fn catalog(replication_factor: u8, data_shards: u32, nodes: &[Node]) -> Catalog {
+pub(super) fn catalog(replication_factor: u8, data_shards: u32, nodes: &[Node]) -> Catalog {
     let replica = |shard: u64| ReplicaDescriptor {
         id: ReplicaId(shard + 1),
         node: NodeId(nodes[0].id),
@@ -74,13 +74,14 @@ fn catalog(replication_factor: u8, data_shards: u32, nodes: &[Node]) -> Catalog 
         next_replica: shards.len() as u64 + 1,
         nodes: nodes.iter().map(descriptor).collect(),
         shards,
+        departed: Vec::new(),
         operations: Operations::default(),
     };
     assert_eq!(catalog.check(), Ok(()));
     catalog
 }
 
-fn loads(plan: &BTreeMap<ShardId, Vec<NodeId>>) -> BTreeMap<NodeId, usize> {
+pub(super) fn loads(plan: &BTreeMap<ShardId, Vec<NodeId>>) -> BTreeMap<NodeId, usize> {
     let mut loads = BTreeMap::new();
     for node in plan.values().flatten() {
         *loads.entry(*node).or_default() += 1;

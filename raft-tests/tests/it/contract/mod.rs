@@ -3,6 +3,8 @@
 mod errors;
 mod keys;
 mod measured;
+mod moves;
+mod nodes;
 mod operations;
 mod routing;
 mod writes;

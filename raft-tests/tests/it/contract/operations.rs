@@ -22,11 +22,11 @@ async fn leaders_are_transferred_to_whom_they_are_asked_to_be() {
     a_transfer_goes_on_when_the_leader_of_the_meta_group_dies(&mut cluster).await;
 }
 
-async fn shard(http: &Http, id: &str) -> Value {
+pub(super) async fn shard(http: &Http, id: &str) -> Value {
     http.get(format!("/v1/admin/shards/{id}")).send().await.expect(200).json()
 }
 
-async fn node_id(http: &Http) -> Value {
+pub(super) async fn node_id(http: &Http) -> Value {
     http.get("/v1/status").send().await.expect(200).json()["node"].clone()
 }
 
@@ -49,13 +49,13 @@ async fn ask(http: &Http, id: &str, query: &str, body: &Value, header: Option<(&
     call.send().await
 }
 
-async fn ended(http: &Http, id: &str) -> Value {
+pub(super) async fn ended(http: &Http, id: &str) -> Value {
     let deadline = clock::now().after(ENDS_WITHIN);
     loop {
         // A node may answer 404 until it has heard of the operation, and not at all while it goes down.
         if let Ok(reply) = http.get(format!("/v1/admin/operations/{id}")).try_send().await
             && reply.status == 200
-            && reply.json()["state"] != "running"
+            && !reply.json()["ended_ms"].is_null()
         {
             return reply.json();
         }

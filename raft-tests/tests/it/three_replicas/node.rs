@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use ringraft::method::Method;
 use ringraft::raft::meters::RaftMeters;
 use ringraft::raft::network::GroupHeader;
+use ringraft::raft::pace::Pace;
 use ringraft::raft::replica::StartReplica;
 use ringraft::raft::rooms::Rooms;
 use ringraft::raft::snapshot::Chunk;
@@ -161,6 +162,7 @@ pub(super) async fn start(place: Place) -> Result<(), storage::Error> {
         peers: peers.clone(),
         meters: RaftMeters::default(),
         rooms,
+        pace: Pace::new(u64::MAX),
     };
     let replica = Replica::start(parts).await?;
     let handler = Arc::new(Answers { number, replica: replica.clone(), shared: shared.clone() });

@@ -1,0 +1,210 @@
+//! Changes of the cluster while it is under load and while other faults stand: replicas moved, leaders transferred, nodes
+//! drained. They are no faults of the cluster; what they must not do to it is what is tested.
+//!
+//! Each is asked for with an idempotency key at any node that answers, until one has taken it, and followed to its end after
+//! everything else is whole again: an operation that does not end then is a violation.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+use ringraft::clock::{self, Moment};
+use serde_json::{Value, json};
+
+use super::{Fault, Field, Held, Observed, Standing};
+use crate::fleet::until;
+use crate::http::{Http, Reply};
+
+/// Until some node has taken the request.
+const TAKEN_LIMIT: Duration = Duration::from_secs(15);
+/// Until the operation has ended, once nothing else is wrong: a node that is silent is waited for 60 s before a move is given
+/// up.
+const ENDED_LIMIT: Duration = Duration::from_secs(100);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+const ASK_LIMIT: Duration = Duration::from_secs(6);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Move,
+    Transfer,
+    /// A node emptied, and undrained at the end.
+    Drain,
+}
+
+impl Change {
+    pub fn name(self) -> &'static str {
+        match self {
+            Change::Move => "move",
+            Change::Transfer => "transfer",
+            Change::Drain => "drain",
+        }
+    }
+}
+
+/// An operation that was begun.
+pub(in crate::real) struct Begun {
+    change: Change,
+    id: String,
+    /// Of a drain: the node to be undrained.
+    node: Option<String>,
+    since: Moment,
+}
+
+pub(super) async fn begin(field: &mut Field, fault: Fault, change: Change) -> Result<Standing, String> {
+    let deadline = clock::now().after(TAKEN_LIMIT);
+    let key = format!("\"nemesis-{:016x}\"", field.rng.random::<u64>());
+    loop {
+        match try_to_begin(field, fault, change, &key).await {
+            Ok(standing) => return Ok(standing),
+            Err(why) if clock::now() >= deadline => return Err(why),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn try_to_begin(field: &mut Field, fault: Fault, change: Change, key: &str) -> Result<Standing, String> {
+    let free = field.free();
+    let asked = field.choose(&free)?;
+    let http = field.world.nodes[asked].http.clone();
+    let (path, body, node) = match change {
+        Change::Drain => {
+            let place = field.choose(&free)?;
+            let node = node_id(&field.world.nodes[place].http).await?;
+            (format!("/v1/admin/nodes/{node}/drain"), json!({}), Some(node))
+        }
+        Change::Move | Change::Transfer => {
+            // The meta group too: its id is 0.
+            let shards: Vec<u64> = std::iter::once(0).chain(field.probe.shards().map(|shard| shard.0)).collect();
+            let shard = shards[field.rng.random_range(0..shards.len())];
+            let held = replica_nodes(&http, shard).await?;
+            let (path, body) = target(field, change, shard, &held).await?;
+            (path, body, None)
+        }
+    };
+    let since = clock::now();
+    let reply = post(&http, &path, &body, key).await?;
+    if reply.status != 202 {
+        return Err(format!("{path} {body}: {} {}", reply.status, String::from_utf8_lossy(&reply.body)));
+    }
+    let id = json_of(&reply)?["id"].as_str().ok_or("an operation without an id")?.to_string();
+    field.announce(fault, &[asked])?;
+    let begun = Begun { change, id, node, since };
+    Ok(Standing { fault, on: vec![asked], hit_leader: false, hold: Duration::ZERO, held: Held::Operation(begun) })
+}
+
+/// What to ask for: a voter that is to lead, or one that is to go and a node that has none.
+async fn target(field: &mut Field, change: Change, shard: u64, held: &[String]) -> Result<(String, Value), String> {
+    if held.is_empty() {
+        return Err(format!("shard {shard} has no replicas"));
+    }
+    let one = held[field.rng.random_range(0..held.len())].clone();
+    if change == Change::Transfer {
+        return Ok((format!("/v1/admin/shards/{shard}/transfer-leader"), json!({ "to": one })));
+    }
+    let mut others = Vec::new();
+    for place in field.free() {
+        let node = node_id(&field.world.nodes[place].http).await?;
+        if !held.contains(&node) {
+            others.push(node);
+        }
+    }
+    if others.is_empty() {
+        return Err(format!("every node that is not hit has a replica of shard {shard}"));
+    }
+    let to = others[field.rng.random_range(0..others.len())].clone();
+    Ok((format!("/v1/admin/shards/{shard}/move"), json!({ "from": one, "to": to })))
+}
+
+/// Follows it to its end. Nothing else is wrong any more, but nodes may still be on their way up.
+pub(super) async fn end(field: &mut Field, begun: &Begun) -> Observed {
+    let name = begun.change.name();
+    let operation = until(ENDED_LIMIT, || async { ended(field, &begun.id).await }).await;
+    let Some(operation) = operation else {
+        let what = format!("operation {} ({name}) has not ended {ENDED_LIMIT:?} after all was whole again", begun.id);
+        field.figures.violations.push(what.clone());
+        return Err(what);
+    };
+    let is_done = operation["state"] == "done";
+    field.figures.count(&format!("operations_{name}_{}", if is_done { "done" } else { "failed" }), 1);
+    if is_done {
+        field.figures.time(&format!("{name}_ms"), clock::now().since(begun.since));
+    }
+    match &begun.node {
+        Some(node) => undrain(field, node).await,
+        None => Ok(()),
+    }
+}
+
+async fn ended(field: &Field, id: &str) -> Option<Value> {
+    for place in field.places() {
+        if let Ok(operation) = get(&field.world.nodes[place].http, &format!("/v1/admin/operations/{id}")).await
+            && operation["ended_ms"].is_number()
+        {
+            return Some(operation);
+        }
+    }
+    None
+}
+
+async fn undrain(field: &mut Field, node: &str) -> Observed {
+    let key = format!("\"nemesis-{:016x}\"", field.rng.random::<u64>());
+    let path = format!("/v1/admin/nodes/{node}/undrain");
+    let asked = until(ENDED_LIMIT, || async {
+        for place in field.places() {
+            let reply = post(&field.world.nodes[place].http, &path, &json!({}), &key).await;
+            if reply.is_ok_and(|reply| reply.status == 202) {
+                return Some(());
+            }
+        }
+        None
+    });
+    asked.await.ok_or_else(|| format!("node {node} could not be undrained"))
+}
+
+/// Until nothing moves any more and every shard has all its voters, and those alone.
+pub(in crate::real) async fn at_rest(field: &Field) -> Result<(), String> {
+    let look = || async {
+        let http = &field.world.nodes[0].http;
+        let operations = get(http, "/v1/admin/operations").await.ok()?;
+        let runs = |operation: &Value| operation["ended_ms"].is_null();
+        let shards = get(http, "/v1/admin/shards").await.ok()?;
+        let is_whole = |shard: &Value| {
+            let replicas = shard["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+            replicas.len() == super::super::world::SPARED_REPLICATION
+                && replicas.iter().all(|replica| replica["state"] == "voter")
+        };
+        let at_rest =
+            !operations["operations"].as_array()?.iter().any(runs) && shards["shards"].as_array()?.iter().all(is_whole);
+        at_rest.then_some(())
+    };
+    until(ENDED_LIMIT, look)
+        .await
+        .ok_or_else(|| format!("operations still run, or a shard is not whole, {ENDED_LIMIT:?} after all faults"))
+}
+
+async fn replica_nodes(http: &Http, shard: u64) -> Result<Vec<String>, String> {
+    let shard = get(http, &format!("/v1/admin/shards/{shard}")).await?;
+    let replicas = shard["replicas"].as_array().ok_or_else(|| format!("no replicas in {shard}"))?;
+    Ok(replicas.iter().filter_map(|replica| replica["node"].as_str().map(str::to_string)).collect())
+}
+
+async fn node_id(http: &Http) -> Result<String, String> {
+    let status = get(http, "/v1/status").await?;
+    status["node"].as_str().map(str::to_string).ok_or_else(|| format!("no node in {status}"))
+}
+
+async fn get(http: &Http, path: &str) -> Result<Value, String> {
+    let sent = tokio::time::timeout(ASK_LIMIT, http.get(path).try_send()).await;
+    json_of(&sent.map_err(|_elapsed| format!("{path}: no answer in {ASK_LIMIT:?}"))??)
+}
+
+async fn post(http: &Http, path: &str, body: &Value, key: &str) -> Result<Reply, String> {
+    let call = http.call("POST", path).header("content-type", "application/json").header("idempotency-key", key);
+    let sent = tokio::time::timeout(ASK_LIMIT, call.chunks(vec![Bytes::from(body.to_string())]).try_send()).await;
+    sent.map_err(|_elapsed| format!("{path}: no answer in {ASK_LIMIT:?}"))?
+}
+
+fn json_of(reply: &Reply) -> Result<Value, String> {
+    serde_json::from_slice(&reply.body).map_err(|error| format!("no JSON in an answer: {error}"))
+}
