@@ -8,6 +8,8 @@
 //! `raft-tests mutants` plays the scripts that must notice each of them.
 
 #[cfg(feature = "mutants")]
+pub mod crash;
+#[cfg(feature = "mutants")]
 mod list;
 
 #[cfg(feature = "mutants")]
@@ -35,4 +37,17 @@ macro_rules! planted {
     ($mutant:ident => $wrong:expr) => {};
 }
 
-pub(crate) use planted;
+/// `crash_at!("place")` ends the process there, once, when it was told to (`crash`). Without the feature it is nothing.
+#[cfg(feature = "mutants")]
+macro_rules! crash_at {
+    ($place:literal) => {
+        $crate::mutants::crash::reach($place)
+    };
+}
+
+#[cfg(not(feature = "mutants"))]
+macro_rules! crash_at {
+    ($place:literal) => {};
+}
+
+pub(crate) use {crash_at, planted};

@@ -61,6 +61,8 @@ pub struct Node {
     pub peer: String,
     /// With its configuration, its log and its data.
     pub directory: PathBuf,
+    /// Variables of the processes that are started from now on.
+    pub environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -90,7 +92,8 @@ impl Cluster {
             let directory = directory.path().join(&name);
             fs::create_dir(&directory).expect("a node's directory");
             fs::write(directory.join("node.toml"), config(&plan, place, &directory, https, peers)).expect("a file");
-            Node { name, http: Http::new(&https[place]), peer: peers[place].clone(), directory, child: None }
+            let (http, peer) = (Http::new(&https[place]), peers[place].clone());
+            Node { name, http, peer, directory, environment: Vec::new(), child: None }
         });
         let nodes = nodes.collect();
         Self { nodes, _directory: directory, _turn: turn }
@@ -171,6 +174,7 @@ impl Node {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RINGRAFT_")) {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let child = command
             .arg("serve")
             .arg("--config")

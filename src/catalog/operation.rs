@@ -335,6 +335,7 @@ impl Catalog {
             return Ok(Done::NOTHING_TO_DO);
         }
         operation.state = OperationState::GivingUp { why: why.to_string() };
+        self.prefer_no_longer(shard, to);
         let comes = self.live_shard_mut(shard)?.replicas.iter_mut().find(|replica| replica.node == to);
         if let Some(replica) = comes {
             replica.state = ReplicaState::Leaving;

@@ -25,7 +25,10 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::Usage(error.to_string()))?;
     telemetry::init(&config.log).map_err(|error| Failure::Usage(error.to_string()))?;
     #[cfg(feature = "mutants")]
-    crate::mutants::select_from_environment().map_err(|error| Failure::Usage(error.to_string()))?;
+    {
+        crate::mutants::select_from_environment().map_err(|error| Failure::Usage(error.to_string()))?;
+        crate::mutants::crash::choose_from_environment().map_err(Failure::Usage)?;
+    }
     abort_on_panic();
     let (runtime, clients) = (start_runtime("node")?, start_runtime("clients")?);
     let disk = node::open_disk(&config).map_err(|error| Failure::Run(error.to_string()))?;

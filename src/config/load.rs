@@ -22,6 +22,8 @@ const CLIENT_VARIABLES: &[&str] = &[
     "RINGRAFT_ENDPOINTS",
     #[cfg(feature = "mutants")]
     crate::mutants::VARIABLE,
+    #[cfg(feature = "mutants")]
+    crate::mutants::crash::VARIABLE,
 ];
 
 /// Longest piece of a given value that an error repeats, in characters.

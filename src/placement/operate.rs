@@ -8,6 +8,7 @@ use tracing::debug;
 
 use crate::catalog::{Catalog, CatalogCommand, Operation, OperationKind, OperationState};
 use crate::clock::{self, Moment};
+use crate::mutants::crash_at;
 use crate::router::Router;
 use crate::shard::ReportedRole;
 use crate::types::{NodeId, OperationId, ReplicaId, ShardId};
@@ -48,7 +49,10 @@ impl Operator {
         self.watched.retain(|id, _| catalog.operations.get(*id).is_some_and(Operation::is_running));
         let now = clock::now();
         let looks = catalog.operations.running().map(|operation| {
-            let watched = *self.watched.entry(operation.id).or_insert(Watched { since: now, answered: now });
+            let watched = *self.watched.entry(operation.id).or_insert_with(|| {
+                crash_at!("operation-seen");
+                Watched { since: now, answered: now }
+            });
             async move { (operation, look(router, catalog, operation, watched).await) }
         });
         let mut proposals = Vec::new();
@@ -131,6 +135,7 @@ impl Exchange {
             }
         };
         if members.voters.contains(&self.comes) && members.are_without(self.goes) {
+            crash_at!("move-settled");
             return Looked::with_answer(Step::Done);
         }
         if let OperationState::GivingUp { why } = &operation.state {

@@ -23,6 +23,7 @@ use crate::catalog::{
 };
 use crate::clock::{self, Moment};
 use crate::method::Method;
+use crate::mutants::crash_at;
 use crate::raft::{Member, MembershipView, Replica};
 use crate::router::Router;
 use crate::shard::Group;
@@ -195,7 +196,15 @@ impl Reconciler {
         };
         // The membership is read again in the next round, whatever came of it.
         match done {
-            Ok(()) => info!(%shard, ?change, "membership changed"),
+            Ok(()) => {
+                info!(%shard, ?change, "membership changed");
+                if matches!(change, Change::AddLearner(_)) {
+                    crash_at!("learner-added");
+                }
+                if matches!(change, Change::SetVoters(_)) {
+                    crash_at!("voters-changed");
+                }
+            }
             Err(error) => debug!(%shard, ?change, %error, "a membership step will be tried again"),
         }
     }
@@ -218,6 +227,7 @@ impl Reconciler {
         if ready_to_lead(&self.router, target).await && replica.transfer_leader(target.replica).await.is_ok() {
             self.transfers.insert(replica.id(), clock::now().after(TRANSFER_PAUSE));
             debug!(shard = %replica.shard(), %to, "handing leadership over");
+            crash_at!("handing-over");
         }
     }
 
@@ -238,6 +248,7 @@ impl Reconciler {
         }
         for end in self.operator.round(&self.router, catalog).await {
             self.propose(end).await;
+            crash_at!("operation-ended");
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use crate::catalog::Catalog;
 use crate::clock;
+use crate::mutants::crash_at;
 use crate::router::Router;
 use crate::storage::registry::ReplicaLife;
 use crate::types::{ReplicaId, ShardId};
@@ -45,9 +46,11 @@ async fn round(router: &Router, catalog: &Arc<Catalog>) {
         (replica, members)
     });
     for (replica, members) in futures::future::join_all(asked).await {
-        if members.is_ok_and(|members| members.are_without(replica))
-            && let Err(error) = host.destroy(replica).await
-        {
+        if !members.is_ok_and(|members| members.are_without(replica)) {
+            continue;
+        }
+        crash_at!("proof-read");
+        if let Err(error) = host.destroy(replica).await {
             warn!(%replica, %error, "a replica could not be destroyed yet");
         }
     }
@@ -67,4 +70,48 @@ fn unwanted(catalog: &Catalog, router: &Router) -> Vec<(ReplicaId, ShardId)> {
 /// An older catalog does not know of a replica that was ordered since: that is no reason.
 fn is_gone(catalog: &Catalog, replica: ReplicaId) -> bool {
     catalog.replica(replica).is_none() && catalog.has_given_out(replica)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{CatalogCommand, CatalogResponse, NodeProfile, apply};
+    use crate::types::{ClusterId, Epoch, META_SHARD, ProtocolRange, Revision, StoreId};
+
+    #[test]
+    fn what_an_older_catalog_does_not_know_is_not_gone() {
+        let profile = |store| NodeProfile {
+            store: StoreId(store),
+            http: "http:1".into(),
+            peer: "peer:1".into(),
+            weight: 100,
+            zone: String::new(),
+            host: String::new(),
+            protocol: ProtocolRange { min: 1, max: 1 },
+            feature_level_max: 1,
+        };
+        let mut catalog = None;
+        let mut send = |command| match apply(&mut catalog, &command) {
+            CatalogResponse::Refused { why } => panic!("{command:?}: {why}"),
+            _ => catalog.clone().unwrap(),
+        };
+        send(CatalogCommand::Found {
+            cluster: ClusterId(1),
+            replication_factor: 3,
+            initial_shards: 1,
+            revision_base: Revision(1),
+            node: profile(1),
+        });
+        let older = send(CatalogCommand::JoinNode { node: profile(2) });
+        let (node, replica) = (crate::types::NodeId(2), ReplicaId(2));
+        let shard = META_SHARD;
+        let ordered = send(CatalogCommand::AddReplica { shard, node, expected_epoch: Epoch(1) });
+        assert!(!is_gone(&older, replica), "ordered since");
+        assert!(!is_gone(&ordered, replica), "on its way in");
+        let leaving = send(CatalogCommand::ReplicaLeaving { shard, replica });
+        assert!(!is_gone(&leaving, replica), "its group may still count on it");
+        let forgotten = send(CatalogCommand::ForgetReplica { shard, replica });
+        assert!(is_gone(&forgotten, replica));
+        assert!(!is_gone(&forgotten, ReplicaId(3)), "ordered by a newer catalog");
+    }
 }

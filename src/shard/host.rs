@@ -17,6 +17,7 @@ use super::limits::{InFlight, Limits, NodeGate};
 use crate::catalog::Catalog;
 use crate::clock::{self, Moment};
 use crate::machine::{Birth, Command, Response};
+use crate::mutants::crash_at;
 use crate::raft::meters::RaftMeters;
 use crate::raft::pace::Pace;
 use crate::raft::replica::StartReplica;
@@ -96,6 +97,8 @@ struct Groups {
     by_replica: BTreeMap<ReplicaId, Group>,
     /// Replicas that the registry names and that do not run, with the reason.
     failed: BTreeMap<ReplicaId, (ShardId, String)>,
+    /// Replicas that are being destroyed: they are asked nothing any more, and their Raft may still run.
+    ending: BTreeMap<ReplicaId, Group>,
 }
 
 impl Host {
@@ -244,7 +247,12 @@ impl Host {
         let Some(RegistryRecord { shard, state: ReplicaLife::Live { .. } }) = log.record(replica) else {
             return Ok(());
         };
-        if let Some(group) = self.by_replica(replica)
+        let ending = self.write_groups(|groups| {
+            let running = groups.by_replica.remove(&replica);
+            groups.ending.extend(running.map(|group| (replica, group)));
+            groups.ending.get(&replica).cloned()
+        });
+        if let Some(group) = ending
             && !group.replica().shutdown().await
         {
             let what = "its Raft did not stop in time".to_string();
@@ -252,8 +260,9 @@ impl Host {
         }
         // Durable before anything of it is gone.
         log.destroy(replica, RegistryRecord { shard, state: ReplicaLife::Tombstone }).await?;
+        crash_at!("tombstone-written");
         self.write_groups(|groups| {
-            groups.by_replica.remove(&replica);
+            groups.ending.remove(&replica);
             groups.failed.remove(&replica);
         });
         info!(%shard, %replica, "replica destroyed: its group is without it");
@@ -274,7 +283,10 @@ impl Host {
                 if replica.and_then(|replica| records.get(&replica)).is_some_and(is_destroyed) {
                     match disk.remove_replica(&name) {
                         Err(Error::InUse { .. }) => {}
-                        done => done?,
+                        done => {
+                            done?;
+                            crash_at!("directory-removed");
+                        }
                     }
                 }
             }
@@ -299,6 +311,7 @@ impl Host {
         let record = RegistryRecord { shard, state: ReplicaLife::Live { directory: FIRST_DIRECTORY } };
         parts.log.put_record(replica, record).await?;
         info!(%shard, %replica, "replica made");
+        crash_at!("replica-made");
         self.start(store).await
     }
 
@@ -430,9 +443,13 @@ impl Host {
 
     /// Stops all Raft tasks.
     pub async fn shutdown(&self) {
-        let groups = self.groups();
+        let mut groups = self.groups();
+        groups.extend(self.write_groups(|groups| groups.ending.values().cloned().collect::<Vec<_>>()));
         futures::future::join_all(groups.iter().map(|group| group.replica().shutdown())).await;
-        self.write_groups(|groups| groups.by_replica.clear());
+        self.write_groups(|groups| {
+            groups.by_replica.clear();
+            groups.ending.clear();
+        });
     }
 }
 

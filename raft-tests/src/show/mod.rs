@@ -22,6 +22,7 @@ mod kill_each;
 mod majority_down;
 mod overload;
 mod real_input;
+mod resume;
 mod rolling_stop;
 mod steady;
 
@@ -57,6 +58,7 @@ pub const ALL: &[Show] = &[
     show!("failover", failover, "writes go on within 1.5 s of kill -9 of a leader under load"),
     show!("rolling-stop", rolling_stop, "SIGTERM under load ends each node in order and loses nothing"),
     show!("steady", steady, "64 clients without a fault see no error and no change of leader"),
+    show!("resume", resume, "a move goes on to its end after a crash between any two of its steps"),
     show!("full-disks", full_disks, mounts, "full disks refuse values alone, lose nothing, and clear by themselves"),
     show!("overload", overload, "three times the load that can be borne costs a tenth of what is done, and no leader"),
     show!("idle", idle, "processor and memory of an idle node, and the time of a start with data"),

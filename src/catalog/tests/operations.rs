@@ -180,7 +180,9 @@ fn a_move_that_is_given_up_ends_without_its_replica_or_done_when_that_is_too_lat
     let mut bench = Bench::with_two_voters();
     let before = replicas(&bench, 1);
     bench.begun(begin(exchange(1, 1, 3)));
+    bench.accepted(CatalogCommand::PreferLeaders { leaders: vec![(ShardId(1), NodeId(3))] });
     bench.accepted(give_up(1));
+    assert_eq!(bench.shard(1).preferred_leader, None, "it is not to lead what it leaves");
     bench.accepted(give_up(1));
     assert_eq!(replicas(&bench, 1), [before.as_slice(), &[(3, Leaving)]].concat());
     assert!(bench.catalog().operations.get(OperationId(1)).unwrap().is_running(), "the shard is still held");
@@ -195,6 +197,24 @@ fn a_move_that_is_given_up_ends_without_its_replica_or_done_when_that_is_too_lat
     bench.begun(begin(transfer(1, 2)));
     assert_eq!(bench.refused(give_up(3)), Refusal::NothingToTakeBack { operation: OperationId(3) });
     assert_eq!(bench.refused(give_up(4)), Refusal::NoSuchOperation { operation: OperationId(4) });
+}
+
+#[test]
+fn the_replicas_of_a_shard_are_the_moves_until_it_ends() {
+    let mut bench = Bench::with_two_voters();
+    bench.accepted(CatalogCommand::JoinNode { node: profile(4) });
+    let shard = ShardId(1);
+    let stays = bench.shard(1).replica_on(NodeId(2)).unwrap().id;
+    bench.begun(begin(exchange(1, 1, 3)));
+    let running = Refusal::OperationRunning { shard, operation: OperationId(1) };
+    let expected_epoch = bench.shard(1).epoch;
+    assert_eq!(bench.refused(CatalogCommand::AddReplica { shard, node: NodeId(4), expected_epoch }), running);
+    assert_eq!(bench.refused(CatalogCommand::ReplicaLeaving { shard, replica: stays }), running);
+    bench.accepted(give_up(1));
+    let comes = bench.shard(1).replica_on(NodeId(3)).unwrap().id;
+    assert_eq!(bench.refused(CatalogCommand::ForgetReplica { shard, replica: comes }), running);
+    bench.accepted(end(1, Some("node 3 is away")));
+    bench.add(1, 4);
 }
 
 #[test]

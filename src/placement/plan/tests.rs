@@ -407,4 +407,19 @@ mod leading {
         voters.insert(ShardId(9), vec![node(1)]);
         assert_eq!(wanted_leaders(&catalog, &voters), [(ShardId(0), node(2)), (ShardId(2), node(2))]);
     }
+
+    #[test]
+    fn a_node_that_drains_or_is_dead_leads_only_what_nobody_else_can() {
+        let node = NodeId;
+        let voters: Voters = [(0, vec![1, 2]), (1, vec![1, 3]), (2, vec![3])]
+            .map(|(shard, nodes)| (ShardId(shard), nodes.into_iter().map(node).collect()))
+            .into();
+        let preferred = voters.iter().map(|(shard, nodes)| (*shard, nodes[0])).collect();
+        let mut catalog = with_voters(&[1, 1, 1], &voters, &preferred);
+        catalog.nodes.get_mut(&node(1)).unwrap().is_draining = true;
+        catalog.nodes.get_mut(&node(3)).unwrap().is_dead = true;
+        let leaders = wanted_leaders(&catalog, &voters);
+        assert_eq!(leaders[0], (ShardId(0), node(2)));
+        assert_eq!(leaders[2], (ShardId(2), node(3)), "there is no other voter");
+    }
 }

@@ -1,0 +1,213 @@
+//! A crash between any two steps of a move: of the process that has just taken the step, whichever it is. It is started
+//! again, and the move comes to its end all the same: the replica stands where it was to stand, the old one is gone, and
+//! every key is there.
+//!
+//! The places are in the program with the planted bugs alone (`ringraft::mutants::crash`): RINGRAFT_BIN names it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use ringraft::clock;
+use serde_json::{Value, json};
+
+use super::{Options, Verdict};
+use crate::cluster::{self, Cluster, Plan};
+use crate::fleet::{since, until};
+use crate::http::Http;
+
+/// As `ringraft::mutants::crash::PLACES`, which is not in this program.
+const PLACES: [&str; 10] = [
+    "operation-seen",
+    "replica-made",
+    "learner-added",
+    "handing-over",
+    "voters-changed",
+    "move-settled",
+    "operation-ended",
+    "proof-read",
+    "tombstone-written",
+    "directory-removed",
+];
+const VARIABLE: &str = "RINGRAFT_CRASH_AT";
+const KEYS: usize = 50;
+const ENDED_LIMIT: Duration = Duration::from_secs(60);
+/// Of one look at a process.
+const NOW: Duration = Duration::from_millis(1);
+/// The shard that is moved: any.
+const SHARD: &str = "1";
+
+pub(super) async fn run(_options: Options) -> Verdict {
+    if !has_places().await? {
+        return Err("RINGRAFT_BIN is to name raft-tests-mutants: no other program has these places".to_string());
+    }
+    let mut wrong = Vec::new();
+    for place in PLACES {
+        match one(place).await {
+            Ok(took) => {
+                println!("  {place:<18} crashed, and done {:>5.1} s after it was asked for", took.as_secs_f64())
+            }
+            Err(why) => {
+                println!("  {place:<18} FALSE: {why}");
+                wrong.push(place);
+            }
+        }
+    }
+    println!("  {} of {} places gone on from", PLACES.len() - wrong.len(), PLACES.len());
+    if wrong.is_empty() { Ok(()) } else { Err(format!("not gone on from: {}", wrong.join(", "))) }
+}
+
+/// Whether the program under test knows the variable: it refuses a place that is none by name.
+async fn has_places() -> Result<bool, String> {
+    let mut command = tokio::process::Command::new(cluster::binary());
+    command.args(["serve", "--data-dir", "/nowhere/at/all"]).env(VARIABLE, "nowhere:/nowhere").stdin(Stdio::null());
+    let output = command.output().await.map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&output.stderr).contains("no place to crash at"))
+}
+
+async fn one(place: &str) -> Result<Duration, String> {
+    let mut cluster = Cluster::prepare(Plan { nodes: 4, ..Plan::default() }).await;
+    // All are told: the one that comes there dies.
+    let armed = cluster.nodes[0].directory.join("armed");
+    for node in &mut cluster.nodes {
+        node.environment = vec![(VARIABLE.to_string(), format!("{place}:{}", armed.display()))];
+        node.start();
+    }
+    cluster.wait_until_ready().await;
+    cluster.wait_until_settled().await;
+    for key in 0..KEYS {
+        cluster.http(0).put(format!("/v1/kv/{key}?timeout=10s"), key.to_string()).send().await.expect(204);
+    }
+    let before = shard(cluster.http(0)).await?;
+    let from = text(&before["leader"])?;
+    let to = spare(&cluster, &before).await?;
+    fs::write(&armed, "").map_err(|error| error.to_string())?;
+    let began = clock::now();
+    let id = begin(&cluster, &from, &to).await?;
+    let ended = until_ended(&mut cluster, &id, &armed).await?;
+    if ended["state"] != "done" {
+        return Err(format!("it ended otherwise: {ended}"));
+    }
+    let took = since(began);
+    // The places behind the end of the operation: its process is started again there, too.
+    let deadline = clock::now().after(ENDED_LIMIT);
+    loop {
+        revive(&mut cluster).await;
+        if !armed.exists() && is_whole(&cluster, &from, &to).await {
+            break;
+        }
+        if clock::now() >= deadline {
+            let what = if armed.exists() { "nobody came there" } else { "the old replica is not gone" };
+            return Err(format!("{what} after {ENDED_LIMIT:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.wait_until_ready().await;
+    for key in 0..KEYS {
+        let got = cluster.http(1).get(format!("/v1/kv/{key}?timeout=10s")).try_send().await?;
+        if got.status != 200 || got.body != key.to_string() {
+            return Err(format!("key {key}: {} {}", got.status, String::from_utf8_lossy(&got.body)));
+        }
+    }
+    Ok(took)
+}
+
+async fn get(http: &Http, path: &str) -> Result<Value, String> {
+    let reply = http.get(path).try_send().await?;
+    serde_json::from_slice(&reply.body).map_err(|error| format!("{path}: {error}"))
+}
+
+fn text(value: &Value) -> Result<String, String> {
+    value.as_str().map(str::to_string).ok_or_else(|| format!("{value} is no text"))
+}
+
+async fn shard(http: &Http) -> Result<Value, String> {
+    get(http, &format!("/v1/admin/shards/{SHARD}")).await
+}
+
+fn nodes(shard: &Value) -> Vec<String> {
+    let replicas = shard["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+    replicas.iter().filter_map(|replica| replica["node"].as_str().map(str::to_string)).collect()
+}
+
+async fn node_id(http: &Http) -> Result<String, String> {
+    text(&get(http, "/v1/status").await?["node"])
+}
+
+async fn spare(cluster: &Cluster, shard: &Value) -> Result<String, String> {
+    for node in &cluster.nodes {
+        let id = node_id(&node.http).await?;
+        if !nodes(shard).contains(&id) {
+            return Ok(id);
+        }
+    }
+    Err("every node has a replica".to_string())
+}
+
+async fn begin(cluster: &Cluster, from: &str, to: &str) -> Result<String, String> {
+    let body = json!({ "from": from, "to": to }).to_string();
+    let begun = until(ENDED_LIMIT, || async {
+        for node in &cluster.nodes {
+            // With a key: the node that took it may be the one that dies before it answers.
+            let call = node.http.call("POST", format!("/v1/admin/shards/{SHARD}/move"));
+            let call = call.header("content-type", "application/json").header("idempotency-key", "\"resume\"");
+            if let Ok(reply) = call.chunks(vec![body.clone().into()]).try_send().await
+                && reply.status == 202
+            {
+                return text(&reply.json()["id"]).ok();
+            }
+        }
+        None
+    });
+    begun.await.ok_or_else(|| "no node took the request".to_string())
+}
+
+/// Starts every node that has ended.
+async fn revive(cluster: &mut Cluster) {
+    for node in &mut cluster.nodes {
+        if node.pid().is_some() && node.ended(NOW).await.is_some() {
+            node.start();
+        }
+    }
+}
+
+async fn until_ended(cluster: &mut Cluster, id: &str, armed: &Path) -> Result<Value, String> {
+    let deadline = clock::now().after(ENDED_LIMIT);
+    loop {
+        revive(cluster).await;
+        for node in &cluster.nodes {
+            if let Ok(operation) = get(&node.http, &format!("/v1/admin/operations/{id}")).await
+                && operation["ended_ms"].is_number()
+            {
+                return Ok(operation);
+            }
+        }
+        if clock::now() >= deadline {
+            return Err(format!("it does not end (crashed: {})", !armed.exists()));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The replica stands where it was to stand, and the node that it went from has as many directories as replicas.
+async fn is_whole(cluster: &Cluster, from: &str, to: &str) -> bool {
+    for node in &cluster.nodes {
+        let Ok(shard) = shard(&node.http).await else { return false };
+        let held = nodes(&shard);
+        if held.len() != 3 || !held.contains(&to.to_string()) || held.contains(&from.to_string()) {
+            return false;
+        }
+        let Ok(status) = get(&node.http, "/v1/status").await else { return false };
+        let replicas = status["replicas"].as_array().map_or(0, Vec::len);
+        if directories(&node.directory.join("data/replicas")).len() != replicas {
+            return false;
+        }
+    }
+    true
+}
+
+fn directories(replicas: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(replicas).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
