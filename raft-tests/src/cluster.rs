@@ -36,6 +36,8 @@ pub struct Plan {
     pub storage: &'static str,
     /// And the `[placement]` section.
     pub placement: &'static str,
+    /// And the `[node]` section of each, by its place.
+    pub node: fn(usize) -> String,
     /// The first nodes, that form the cluster when they are started; the others may be started later, and join it.
     pub founders: usize,
 }
@@ -44,7 +46,15 @@ impl Default for Plan {
     fn default() -> Self {
         // Small: all nodes are on one file system, and more than one cluster may be.
         let storage = "disk_reserve_bytes = 16777216\n";
-        Self { nodes: 3, replication_factor: 3, shards: 4, storage, placement: "", founders: usize::MAX }
+        Self {
+            nodes: 3,
+            replication_factor: 3,
+            shards: 4,
+            storage,
+            placement: "",
+            node: |_| String::new(),
+            founders: usize::MAX,
+        }
     }
 }
 
@@ -248,7 +258,7 @@ fn config(plan: &Plan, place: usize, directory: &Path, https: &[String], peers: 
          [cluster]\nbootstrap = {bootstrap}\njoin = [{join}]\nreplication_factor = {factor}\nshards = {shards}\n\
          [http]\nlisten = {http:?}\n\
          [peer]\nlisten = {peer:?}\n\
-         [storage]\n{storage}[placement]\n{placement}[log]\nfilter = \"info,openraft=warn\"\n",
+         [storage]\n{storage}[placement]\n{placement}[node]\n{node}[log]\nfilter = \"info,openraft=warn\"\n",
         data = directory.join("data"),
         bootstrap = place == 0,
         join = join.join(", "),
@@ -256,6 +266,7 @@ fn config(plan: &Plan, place: usize, directory: &Path, https: &[String], peers: 
         shards = plan.shards,
         storage = plan.storage,
         placement = plan.placement,
+        node = (plan.node)(place),
         http = https[place],
         peer = peers[place],
     )

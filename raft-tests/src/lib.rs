@@ -11,6 +11,7 @@
 //! | [`record`], [`report`] | what a run leaves behind, and the sum of many |
 //! | [`cluster`], [`files`], [`fleet`], [`traffic`], [`client`], [`http`], [`show`] | real processes without faults of their own; single statements about them |
 
+pub mod admin;
 pub mod checker;
 pub mod client;
 pub mod cluster;

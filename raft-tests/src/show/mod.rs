@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::real::world::bridge;
 
+mod dead_node;
 mod failover;
 mod full_disks;
 mod idle;
@@ -24,6 +25,7 @@ mod overload;
 mod real_input;
 mod resume;
 mod rolling_stop;
+mod spread;
 mod steady;
 
 /// Exit code of a show that this machine cannot run.
@@ -58,6 +60,12 @@ pub const ALL: &[Show] = &[
     show!("failover", failover, "writes go on within 1.5 s of kill -9 of a leader under load"),
     show!("rolling-stop", rolling_stop, "SIGTERM under load ends each node in order and loses nothing"),
     show!("steady", steady, "64 clients without a fault see no error and no change of leader"),
+    show!("dead-node", dead_node, "a node killed for good is replaced by itself, and nothing is lost"),
+    show!(
+        "spread",
+        spread,
+        "six nodes hold what their weights say, and a zone that is killed costs no shard its quorum"
+    ),
     show!("resume", resume, "a move goes on to its end after a crash between any two of its steps"),
     show!("full-disks", full_disks, mounts, "full disks refuse values alone, lose nothing, and clear by themselves"),
     show!("overload", overload, "three times the load that can be borne costs a tenth of what is done, and no leader"),

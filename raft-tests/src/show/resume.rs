@@ -13,9 +13,9 @@ use ringraft::clock;
 use serde_json::{Value, json};
 
 use super::{Options, Verdict};
+use crate::admin;
 use crate::cluster::{self, Cluster, Plan};
 use crate::fleet::{since, until};
-use crate::http::Http;
 
 /// As `ringraft::mutants::crash::PLACES`, which is not in this program.
 const PLACES: [&str; 10] = [
@@ -79,8 +79,8 @@ async fn one(place: &str) -> Result<Duration, String> {
     for key in 0..KEYS {
         cluster.http(0).put(format!("/v1/kv/{key}?timeout=10s"), key.to_string()).send().await.expect(204);
     }
-    let before = shard(cluster.http(0)).await?;
-    let from = text(&before["leader"])?;
+    let before = admin::shard(cluster.http(0), SHARD).await?;
+    let from = admin::text(&before["leader"])?;
     let to = spare(&cluster, &before).await?;
     fs::write(&armed, "").map_err(|error| error.to_string())?;
     let began = clock::now();
@@ -113,32 +113,10 @@ async fn one(place: &str) -> Result<Duration, String> {
     Ok(took)
 }
 
-async fn get(http: &Http, path: &str) -> Result<Value, String> {
-    let reply = http.get(path).try_send().await?;
-    serde_json::from_slice(&reply.body).map_err(|error| format!("{path}: {error}"))
-}
-
-fn text(value: &Value) -> Result<String, String> {
-    value.as_str().map(str::to_string).ok_or_else(|| format!("{value} is no text"))
-}
-
-async fn shard(http: &Http) -> Result<Value, String> {
-    get(http, &format!("/v1/admin/shards/{SHARD}")).await
-}
-
-fn nodes(shard: &Value) -> Vec<String> {
-    let replicas = shard["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
-    replicas.iter().filter_map(|replica| replica["node"].as_str().map(str::to_string)).collect()
-}
-
-async fn node_id(http: &Http) -> Result<String, String> {
-    text(&get(http, "/v1/status").await?["node"])
-}
-
 async fn spare(cluster: &Cluster, shard: &Value) -> Result<String, String> {
     for node in &cluster.nodes {
-        let id = node_id(&node.http).await?;
-        if !nodes(shard).contains(&id) {
+        let id = admin::node_id(&node.http).await?;
+        if !admin::nodes_of(shard).contains(&id) {
             return Ok(id);
         }
     }
@@ -146,16 +124,15 @@ async fn spare(cluster: &Cluster, shard: &Value) -> Result<String, String> {
 }
 
 async fn begin(cluster: &Cluster, from: &str, to: &str) -> Result<String, String> {
-    let body = json!({ "from": from, "to": to }).to_string();
+    let body = json!({ "from": from, "to": to });
+    let path = format!("/v1/admin/shards/{SHARD}/move");
     let begun = until(ENDED_LIMIT, || async {
         for node in &cluster.nodes {
             // With a key: the node that took it may be the one that dies before it answers.
-            let call = node.http.call("POST", format!("/v1/admin/shards/{SHARD}/move"));
-            let call = call.header("content-type", "application/json").header("idempotency-key", "\"resume\"");
-            if let Ok(reply) = call.chunks(vec![body.clone().into()]).try_send().await
+            if let Ok(reply) = admin::post(&node.http, &path, &body, Some("\"resume\"")).await
                 && reply.status == 202
             {
-                return text(&reply.json()["id"]).ok();
+                return admin::text(&reply.json()["id"]).ok();
             }
         }
         None
@@ -177,9 +154,7 @@ async fn until_ended(cluster: &mut Cluster, id: &str, armed: &Path) -> Result<Va
     loop {
         revive(cluster).await;
         for node in &cluster.nodes {
-            if let Ok(operation) = get(&node.http, &format!("/v1/admin/operations/{id}")).await
-                && operation["ended_ms"].is_number()
-            {
+            if let Some(operation) = admin::ended(&node.http, id).await {
                 return Ok(operation);
             }
         }
@@ -193,12 +168,12 @@ async fn until_ended(cluster: &mut Cluster, id: &str, armed: &Path) -> Result<Va
 /// The replica stands where it was to stand, and the node that it went from has as many directories as replicas.
 async fn is_whole(cluster: &Cluster, from: &str, to: &str) -> bool {
     for node in &cluster.nodes {
-        let Ok(shard) = shard(&node.http).await else { return false };
-        let held = nodes(&shard);
+        let Ok(shard) = admin::shard(&node.http, SHARD).await else { return false };
+        let held = admin::nodes_of(&shard);
         if held.len() != 3 || !held.contains(&to.to_string()) || held.contains(&from.to_string()) {
             return false;
         }
-        let Ok(status) = get(&node.http, "/v1/status").await else { return false };
+        let Ok(status) = admin::get(&node.http, "/v1/status").await else { return false };
         let replicas = status["replicas"].as_array().map_or(0, Vec::len);
         if directories(&node.directory.join("data/replicas")).len() != replicas {
             return false;

@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use rand::RngExt;
 use ringraft::clock::{self, Moment};
 use serde_json::{Value, json};
 
 use super::{Fault, Field, Held, Observed, Standing};
+use crate::admin;
 use crate::fleet::until;
-use crate::http::{Http, Reply};
+use crate::real::world::SPARED_REPLICATION;
 
 /// Until some node has taken the request.
 const TAKEN_LIMIT: Duration = Duration::from_secs(15);
@@ -22,7 +22,6 @@ const TAKEN_LIMIT: Duration = Duration::from_secs(15);
 const ENDED_LIMIT: Duration = Duration::from_secs(100);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
-const ASK_LIMIT: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -70,24 +69,24 @@ async fn try_to_begin(field: &mut Field, fault: Fault, change: Change, key: &str
     let (path, body, node) = match change {
         Change::Drain => {
             let place = field.choose(&free)?;
-            let node = node_id(&field.world.nodes[place].http).await?;
+            let node = admin::node_id(&field.world.nodes[place].http).await?;
             (format!("/v1/admin/nodes/{node}/drain"), json!({}), Some(node))
         }
         Change::Move | Change::Transfer => {
             // The meta group too: its id is 0.
             let shards: Vec<u64> = std::iter::once(0).chain(field.probe.shards().map(|shard| shard.0)).collect();
             let shard = shards[field.rng.random_range(0..shards.len())];
-            let held = replica_nodes(&http, shard).await?;
+            let held = admin::nodes_of(&admin::shard(&http, &shard.to_string()).await?);
             let (path, body) = target(field, change, shard, &held).await?;
             (path, body, None)
         }
     };
     let since = clock::now();
-    let reply = post(&http, &path, &body, key).await?;
+    let reply = admin::post(&http, &path, &body, Some(key)).await?;
     if reply.status != 202 {
         return Err(format!("{path} {body}: {} {}", reply.status, String::from_utf8_lossy(&reply.body)));
     }
-    let id = json_of(&reply)?["id"].as_str().ok_or("an operation without an id")?.to_string();
+    let id = admin::text(&reply.json()["id"])?;
     field.announce(fault, &[asked])?;
     let begun = Begun { change, id, node, since };
     Ok(Standing { fault, on: vec![asked], hit_leader: false, hold: Duration::ZERO, held: Held::Operation(begun) })
@@ -104,7 +103,7 @@ async fn target(field: &mut Field, change: Change, shard: u64, held: &[String]) 
     }
     let mut others = Vec::new();
     for place in field.free() {
-        let node = node_id(&field.world.nodes[place].http).await?;
+        let node = admin::node_id(&field.world.nodes[place].http).await?;
         if !held.contains(&node) {
             others.push(node);
         }
@@ -138,9 +137,7 @@ pub(super) async fn end(field: &mut Field, begun: &Begun) -> Observed {
 
 async fn ended(field: &Field, id: &str) -> Option<Value> {
     for place in field.places() {
-        if let Ok(operation) = get(&field.world.nodes[place].http, &format!("/v1/admin/operations/{id}")).await
-            && operation["ended_ms"].is_number()
-        {
+        if let Some(operation) = admin::ended(&field.world.nodes[place].http, id).await {
             return Some(operation);
         }
     }
@@ -152,7 +149,7 @@ async fn undrain(field: &mut Field, node: &str) -> Observed {
     let path = format!("/v1/admin/nodes/{node}/undrain");
     let asked = until(ENDED_LIMIT, || async {
         for place in field.places() {
-            let reply = post(&field.world.nodes[place].http, &path, &json!({}), &key).await;
+            let reply = admin::post(&field.world.nodes[place].http, &path, &json!({}), Some(&key)).await;
             if reply.is_ok_and(|reply| reply.status == 202) {
                 return Some(());
             }
@@ -164,47 +161,9 @@ async fn undrain(field: &mut Field, node: &str) -> Observed {
 
 /// Until nothing moves any more and every shard has all its voters, and those alone.
 pub(in crate::real) async fn at_rest(field: &Field) -> Result<(), String> {
-    let look = || async {
-        let http = &field.world.nodes[0].http;
-        let operations = get(http, "/v1/admin/operations").await.ok()?;
-        let runs = |operation: &Value| operation["ended_ms"].is_null();
-        let shards = get(http, "/v1/admin/shards").await.ok()?;
-        let is_whole = |shard: &Value| {
-            let replicas = shard["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
-            replicas.len() == super::super::world::SPARED_REPLICATION
-                && replicas.iter().all(|replica| replica["state"] == "voter")
-        };
-        let at_rest =
-            !operations["operations"].as_array()?.iter().any(runs) && shards["shards"].as_array()?.iter().all(is_whole);
-        at_rest.then_some(())
-    };
-    until(ENDED_LIMIT, look)
-        .await
-        .ok_or_else(|| format!("operations still run, or a shard is not whole, {ENDED_LIMIT:?} after all faults"))
-}
-
-async fn replica_nodes(http: &Http, shard: u64) -> Result<Vec<String>, String> {
-    let shard = get(http, &format!("/v1/admin/shards/{shard}")).await?;
-    let replicas = shard["replicas"].as_array().ok_or_else(|| format!("no replicas in {shard}"))?;
-    Ok(replicas.iter().filter_map(|replica| replica["node"].as_str().map(str::to_string)).collect())
-}
-
-async fn node_id(http: &Http) -> Result<String, String> {
-    let status = get(http, "/v1/status").await?;
-    status["node"].as_str().map(str::to_string).ok_or_else(|| format!("no node in {status}"))
-}
-
-async fn get(http: &Http, path: &str) -> Result<Value, String> {
-    let sent = tokio::time::timeout(ASK_LIMIT, http.get(path).try_send()).await;
-    json_of(&sent.map_err(|_elapsed| format!("{path}: no answer in {ASK_LIMIT:?}"))??)
-}
-
-async fn post(http: &Http, path: &str, body: &Value, key: &str) -> Result<Reply, String> {
-    let call = http.call("POST", path).header("content-type", "application/json").header("idempotency-key", key);
-    let sent = tokio::time::timeout(ASK_LIMIT, call.chunks(vec![Bytes::from(body.to_string())]).try_send()).await;
-    sent.map_err(|_elapsed| format!("{path}: no answer in {ASK_LIMIT:?}"))?
-}
-
-fn json_of(reply: &Reply) -> Result<Value, String> {
-    serde_json::from_slice(&reply.body).map_err(|error| format!("no JSON in an answer: {error}"))
+    let look = || async { admin::shares_at_rest(&field.world.nodes[0].http, SPARED_REPLICATION).await.ok() };
+    match until(ENDED_LIMIT, look).await {
+        Some(_) => Ok(()),
+        None => Err(format!("operations still run, or a shard is not whole, {ENDED_LIMIT:?} after all faults")),
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use raft_tests::admin::{self, nodes_of};
 use raft_tests::cluster::{Cluster, Plan};
-use raft_tests::http::Http;
+use raft_tests::http::{Http, Reply};
 use ringraft::clock;
 use serde_json::{Value, json};
 
@@ -28,7 +29,7 @@ async fn a_replica_moves_and_the_old_one_is_destroyed() {
         assert_eq!(end["state"], "done", "{end}");
         // The node that has told of the end: others may hear of it a moment later.
         let after = shard(cluster.http(0), id).await;
-        assert_eq!(nodes(&after), expected(&now, &from, &to), "shard {id}");
+        assert_eq!(nodes_of(&after), expected(&now, &from, &to), "shard {id}");
         assert_ne!(replica_on(&after, &to), old, "a fresh id");
         wait_until_destroyed(&cluster, &old).await;
     }
@@ -55,14 +56,8 @@ pub(super) async fn assert_all(http: &Http, value: &str) {
     }
 }
 
-fn nodes(shard: &Value) -> Vec<String> {
-    let mut nodes: Vec<String> = shard["replicas"].as_array().unwrap().iter().map(|one| text(&one["node"])).collect();
-    nodes.sort();
-    nodes
-}
-
 fn expected(before: &Value, from: &str, to: &str) -> Vec<String> {
-    let mut nodes: Vec<String> = nodes(before).into_iter().filter(|node| node != from).chain([to.into()]).collect();
+    let mut nodes: Vec<String> = nodes_of(before).into_iter().filter(|node| node != from).chain([to.into()]).collect();
     nodes.sort();
     nodes
 }
@@ -74,7 +69,7 @@ fn replica_on(shard: &Value, node: &str) -> String {
 
 /// The node that has no replica of the shard.
 async fn other_node(cluster: &Cluster, shard: &Value) -> String {
-    let held = nodes(shard);
+    let held = nodes_of(shard);
     for place in 0..cluster.nodes.len() {
         let node = text(&node_id(cluster.http(place)).await);
         if !held.contains(&node) {
@@ -84,10 +79,9 @@ async fn other_node(cluster: &Cluster, shard: &Value) -> String {
     panic!("every node has a replica: {shard}");
 }
 
-async fn begin(http: &Http, id: &str, from: &str, to: &str) -> raft_tests::http::Reply {
-    let body = json!({ "from": from, "to": to }).to_string();
-    let call = http.call("POST", format!("/v1/admin/shards/{id}/move")).chunks(vec![body.into()]);
-    call.header("content-type", "application/json").send().await
+async fn begin(http: &Http, id: &str, from: &str, to: &str) -> Reply {
+    let body = json!({ "from": from, "to": to });
+    admin::post(http, &format!("/v1/admin/shards/{id}/move"), &body, None).await.expect("an answer")
 }
 
 async fn moved(cluster: &Cluster, id: &str, from: &str, to: &str) -> Value {
@@ -98,7 +92,7 @@ async fn moved(cluster: &Cluster, id: &str, from: &str, to: &str) -> Value {
 async fn what_cannot_be_moved_is_refused(cluster: &Cluster) {
     let http = cluster.http(0);
     let before = shard(http, "1").await;
-    let (has, also_has) = (nodes(&before)[0].clone(), nodes(&before)[1].clone());
+    let (has, also_has) = (nodes_of(&before)[0].clone(), nodes_of(&before)[1].clone());
     let has_not = other_node(cluster, &before).await;
     let cases = [
         ("77", has.as_str(), has_not.as_str(), 404, "no-such-shard"),
@@ -113,7 +107,7 @@ async fn what_cannot_be_moved_is_refused(cluster: &Cluster) {
         assert_eq!((reply.status, reply.code().as_str()), (status, code), "{id} {from} {to}: {reply:?}");
         assert_eq!(reply.json()["outcome"], "not_applied");
     }
-    assert_eq!(nodes(&shard(http, "1").await), nodes(&before));
+    assert_eq!(nodes_of(&shard(http, "1").await), nodes_of(&before));
 }
 
 /// Until no node has a directory of the replica any more.
@@ -139,7 +133,7 @@ async fn a_move_goes_on_when_nodes_die(cluster: &mut Cluster) {
         let now = shard(cluster.http(0), id).await;
         let to = other_node(cluster, &now).await;
         let leads_meta = text(&shard(cluster.http(0), "0").await["leader"]);
-        let from = if kills_source { nodes(&now)[0].clone() } else { nodes(&now).pop().unwrap() };
+        let from = if kills_source { nodes_of(&now)[0].clone() } else { nodes_of(&now).pop().unwrap() };
         let dies = if kills_source { from.clone() } else { leads_meta };
         let mut place = 0;
         while node_id(cluster.http(place)).await != json!(dies) {
@@ -159,7 +153,7 @@ async fn a_move_goes_on_when_nodes_die(cluster: &mut Cluster) {
             cluster.nodes[place].start();
         }
         cluster.wait_until_ready().await;
-        assert_eq!(nodes(&shard(cluster.http(witness), id).await), expected(&now, &from, &to), "shard {id}");
+        assert_eq!(nodes_of(&shard(cluster.http(witness), id).await), expected(&now, &from, &to), "shard {id}");
         // Also on the node that was away when its group let it go.
         wait_until_destroyed(cluster, &old).await;
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use raft_tests::admin;
 use raft_tests::cluster::{Cluster, Plan};
 use raft_tests::http::{Http, Reply};
 use ringraft::clock;
@@ -45,7 +46,7 @@ async fn settled(http: &Http, nodes: usize) -> Vec<(String, usize)> {
     let deadline = clock::now().after(SETTLED_WITHIN);
     let (mut same, mut last) = (0, String::new());
     loop {
-        let look = look(http).await;
+        let look = admin::shares_at_rest(http, REPLICATION_FACTOR).await;
         if let Ok(shares) = &look {
             let text = format!("{shares:?}");
             same = if text == last { same + 1 } else { 0 };
@@ -66,26 +67,6 @@ async fn settled(http: &Http, nodes: usize) -> Vec<(String, usize)> {
     }
 }
 
-async fn look(http: &Http) -> Result<Vec<(String, usize)>, String> {
-    let get = async |path: &str| http.get(path).try_send().await.map(|reply| reply.json());
-    let operations = get("/v1/admin/operations").await?;
-    let running = |operation: &&Value| operation["ended_ms"].is_null() && operation["kind"] == "move";
-    if let Some(runs) = operations["operations"].as_array().unwrap().iter().find(running) {
-        return Err(format!("it runs: {runs}"));
-    }
-    let shards = get("/v1/admin/shards").await?;
-    for shard in shards["shards"].as_array().unwrap() {
-        let replicas = shard["replicas"].as_array().unwrap();
-        let voters = replicas.iter().filter(|replica| replica["state"] == "voter").count();
-        if voters != REPLICATION_FACTOR || replicas.len() != REPLICATION_FACTOR {
-            return Err(format!("it is not whole: {shard}"));
-        }
-    }
-    let nodes = get("/v1/admin/nodes").await?;
-    let share = |node: &Value| (node["id"].as_str().unwrap().to_string(), node["replicas"].as_u64().unwrap() as usize);
-    Ok(nodes["nodes"].as_array().unwrap().iter().map(share).collect())
-}
-
 async fn state_of(http: &Http, node: &str) -> Value {
     let nodes = http.get("/v1/admin/nodes").send().await.expect(200).json();
     let found = nodes["nodes"].as_array().unwrap().iter().find(|one| one["id"] == node).cloned();
@@ -93,8 +74,7 @@ async fn state_of(http: &Http, node: &str) -> Value {
 }
 
 async fn ask(http: &Http, node: &str, what: &str) -> Reply {
-    let call = http.call("POST", format!("/v1/admin/nodes/{node}/{what}")).chunks(vec!["{}".into()]);
-    call.header("content-type", "application/json").send().await
+    admin::change_node(http, node, what).await.expect("an answer")
 }
 
 async fn id_of(cluster: &Cluster, place: usize) -> String {
@@ -167,7 +147,7 @@ async fn a_dead_node_is_replaced_and_what_it_still_has_goes_when_it_returns(clus
 async fn settled_without(http: &Http, node: &str) {
     let deadline = clock::now().after(SETTLED_WITHIN);
     loop {
-        let look = look(http).await;
+        let look = admin::shares_at_rest(http, REPLICATION_FACTOR).await;
         if look.as_ref().is_ok_and(|shares| shares.contains(&(node.to_string(), 0))) {
             return;
         }
