@@ -59,7 +59,7 @@ check-fast: ## formatting, clippy and the unit tests: the loop while writing cod
 
 # Arguments for one show, for example `make show-failover SHOW_ARGS='--short --seed 7'`.
 SHOW_ARGS ?=
-SHOWS := real-input import-kill kill-each majority-down rolling-stop full-disks overload failover idle steady
+SHOWS := real-input import-kill kill-each majority-down rolling-stop full-disks dead-node spread overload failover idle steady
 
 build-shows:
 	@scripts/setup

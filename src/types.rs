@@ -81,6 +81,10 @@ decimal_id!(
     /// A change of the cluster that somebody asked for. Allocated by the catalog, never reused.
     OperationId
 );
+decimal_id!(
+    /// Something that happened to the cluster. Counted by the catalog, without a gap.
+    EventId
+);
 
 /// The meta group's shard.
 pub const META_SHARD: ShardId = ShardId(0);

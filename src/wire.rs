@@ -6,7 +6,9 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::types::{ClusterId, Epoch, NodeId, OperationId, ProtocolRange, ReplicaId, Revision, ShardId, StoreId};
+use crate::types::{
+    ClusterId, Epoch, EventId, NodeId, OperationId, ProtocolRange, ReplicaId, Revision, ShardId, StoreId,
+};
 
 /// A type with a byte format of its own.
 pub trait Wire: Sized {
@@ -102,6 +104,7 @@ wire_newtype! {
     NodeId(u64);
     ShardId(u64);
     OperationId(u64);
+    EventId(u64);
     ReplicaId(u64);
     Epoch(u64);
     Revision(u64);

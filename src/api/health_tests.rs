@@ -37,6 +37,7 @@ fn catalog(shards: Vec<ShardDescriptor>) -> Catalog {
         nodes: BTreeMap::new(),
         shards: shards.into_iter().map(|shard| (shard.id, shard)).collect(),
         departed: Vec::new(),
+        events: Vec::new(),
         operations: Operations::default(),
     }
 }

@@ -287,6 +287,7 @@ where
             operations::of_node(&call(query)?, variable, |node| OperationKind::Decommission { node }, body).await
         }
         Endpoint::AdminMove => operations::move_replica(&call(query)?, variable, body).await,
+        Endpoint::AdminEvents => operations::events(&call(query)?),
         Endpoint::AdminOperations => operations::list(&call(query)?),
         Endpoint::AdminOperation => operations::one(&call(query)?, variable),
         Endpoint::AdminRoute => admin::route(&call(query)?),

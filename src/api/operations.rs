@@ -19,8 +19,15 @@ use crate::types::{NodeId, OperationId, ShardId};
 /// `/v1/admin/operations`: those that run, and the newest of those that have ended; the newest first.
 pub(super) fn list(call: &Call<'_>) -> Answer {
     let catalog = call.router().catalog().ok_or_else(not_ready_yet)?;
-    let operations: Vec<Value> = catalog.operations.iter().rev().map(told).collect();
+    let operations: Vec<Value> = catalog.operations.iter().rev().map(|one| told(&catalog, one)).collect();
     Ok(json_response(StatusCode::OK, &json!({ "operations": operations })))
+}
+
+/// `/v1/admin/events`: the newest first.
+pub(super) fn events(call: &Call<'_>) -> Answer {
+    let catalog = call.router().catalog().ok_or_else(not_ready_yet)?;
+    let events: Vec<Value> = catalog.events.iter().rev().map(|event| json!(event)).collect();
+    Ok(json_response(StatusCode::OK, &json!({ "events": events })))
 }
 
 /// `/v1/admin/operations/{id}`
@@ -31,10 +38,10 @@ pub(super) fn one(call: &Call<'_>, id: &str) -> Answer {
         let detail = format!("{id} is no operation of this cluster, or it ended long ago");
         return Err(Problem::in_phase(Code::NoSuchOperation, Phase::Read, detail));
     };
-    Ok(json_response(StatusCode::OK, &told(operation)))
+    Ok(json_response(StatusCode::OK, &told(&catalog, operation)))
 }
 
-fn told(operation: &Operation) -> Value {
+fn told(catalog: &Catalog, operation: &Operation) -> Value {
     let done = u8::from(!operation.is_running());
     let step = match (&operation.state, &operation.kind) {
         (OperationState::Done | OperationState::Failed { .. }, _) => "ended",
@@ -47,6 +54,9 @@ fn told(operation: &Operation) -> Value {
     body["step"] = json!(step);
     body["done"] = json!(done);
     body["total"] = json!(1);
+    if let (Some(node), true) = (operation.kind.node(), operation.is_running()) {
+        body["replicas_left"] = json!(catalog.replicas_on(node).count());
+    }
     body
 }
 
@@ -148,7 +158,8 @@ async fn begin(call: &Call<'_>, kind: OperationKind) -> Answer {
         other => return Err(Problem::in_phase(Code::Internal, Phase::Proposed, format!("answered {other:?}"))),
     };
     let operation = heard(call, id, version).await;
-    let body = operation.as_ref().map_or_else(|| json!({ "id": id }), told);
+    let heard = operation.zip(call.router().catalog());
+    let body = heard.map_or_else(|| json!({ "id": id }), |(operation, catalog)| told(&catalog, &operation));
     let mut response = json_response(StatusCode::ACCEPTED, &body);
     let location = HeaderValue::try_from(format!("/v1/admin/operations/{id}")).expect("digits are header text");
     response.headers_mut().insert(LOCATION, location);
@@ -177,7 +188,7 @@ fn dry_run(call: &Call<'_>, command: &CatalogCommand, cannot: Code) -> Answer {
         CatalogResponse::Refused { why } => return Err(refused(&why, cannot)),
         other => return Err(Problem::in_phase(Code::Internal, Phase::Read, format!("answered {other:?}"))),
     };
-    let operation = copy.as_ref().and_then(|copy| copy.operations.get(id)).map(told);
+    let operation = copy.as_ref().and_then(|copy| Some(told(copy, copy.operations.get(id)?)));
     Ok(json_response(StatusCode::OK, &json!({ "dry_run": true, "operation": operation })))
 }
 

@@ -1,7 +1,7 @@
 //! What a refusal of the catalog is to a client.
 
 use super::*;
-use crate::types::{Epoch, ReplicaId};
+use crate::types::{ClusterId, Epoch, ProtocolRange, ReplicaId, Revision, StoreId};
 
 #[test]
 fn each_reason_not_to_begin_is_a_client_error_that_names_what_stands() {
@@ -44,12 +44,36 @@ fn an_operation_is_told_with_its_progress() {
         "id": "1", "kind": "transfer-leader", "shard": "2", "to": "3", "state": "running", "step": "handing-over",
         "done": 0, "total": 1, "cause": "asked", "idempotency_key": null, "begun_ms": 4, "ended_ms": null,
     });
-    assert_eq!(told(&running), expected);
+    let catalog = catalog_of_one_node();
+    assert_eq!(told(&catalog, &running), expected);
     let state = OperationState::Failed { why: "no".into() };
-    let body = told(&Operation { state, ended_ms: Some(5), ..running.clone() });
+    let body = told(&catalog, &Operation { state, ended_ms: Some(5), ..running.clone() });
     assert_eq!((&body["state"], &body["why"], &body["done"]), (&json!("failed"), &json!("no"), &json!(1)));
     let kind = OperationKind::Move { shard: ShardId(2), from: NodeId(3), to: NodeId(4) };
     let state = OperationState::GivingUp { why: "no".into() };
-    let body = told(&Operation { kind, state, ..running });
+    let body = told(&catalog, &Operation { kind, state, ..running.clone() });
     assert_eq!((&body["state"], &body["step"], &body["done"]), (&json!("giving_up"), &json!("taking-back"), &json!(0)));
+    let kind = OperationKind::Drain { node: NodeId(1) };
+    let body = told(&catalog, &Operation { kind, ..running });
+    assert_eq!((&body["step"], &body["replicas_left"]), (&json!("emptying"), &json!(1)));
+}
+
+/// Its meta shard has a replica on it.
+fn catalog_of_one_node() -> Catalog {
+    let node = catalog::NodeProfile {
+        store: StoreId(1),
+        http: "http:1".into(),
+        peer: "peer:1".into(),
+        weight: 100,
+        zone: String::new(),
+        host: String::new(),
+        protocol: ProtocolRange { min: 1, max: 1 },
+        feature_level_max: 1,
+    };
+    let (replication_factor, initial_shards, revision_base) = (1, 1, Revision(1));
+    let found =
+        CatalogCommand::Found { cluster: ClusterId(1), replication_factor, initial_shards, revision_base, node };
+    let mut founded = None;
+    catalog::apply(&mut founded, &found);
+    founded.unwrap()
 }

@@ -205,7 +205,8 @@ async fn join(router: &Router, profile: NodeProfile, deadline: Moment) -> Result
     const MARGIN: Duration = Duration::from_millis(200);
     let deadline = clock::now().after(deadline.since(clock::now()).saturating_sub(MARGIN));
     let store = profile.store;
-    let response = router.propose_catalog(CatalogCommand::JoinNode { node: profile }, deadline).await;
+    let response =
+        router.propose_catalog(CatalogCommand::JoinNode { node: profile, time_ms: clock::wall_ms() }, deadline).await;
     let node = match response {
         Ok(CatalogResponse::Node { id, .. }) => id,
         Ok(CatalogResponse::Refused { why }) => return refuse(status::REFUSED, why.to_string()).await,

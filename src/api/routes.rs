@@ -28,6 +28,7 @@ pub(super) enum Endpoint {
     AdminDrain,
     AdminUndrain,
     AdminDecommission,
+    AdminEvents,
     AdminOperations,
     AdminOperation,
     AdminRoute,
@@ -108,6 +109,7 @@ pub(super) const ROUTES: &[Route] = &[
     route("/v1/admin/nodes/{id}/drain", Endpoint::AdminDrain, &[operation("POST", BEGIN)]),
     route("/v1/admin/nodes/{id}/undrain", Endpoint::AdminUndrain, &[operation("POST", BEGIN)]),
     route("/v1/admin/nodes/{id}/decommission", Endpoint::AdminDecommission, &[operation("POST", BEGIN)]),
+    route("/v1/admin/events", Endpoint::AdminEvents, PLAIN_GET),
     route("/v1/admin/operations", Endpoint::AdminOperations, PLAIN_GET),
     route("/v1/admin/operations/{id}", Endpoint::AdminOperation, PLAIN_GET),
     route(

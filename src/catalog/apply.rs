@@ -109,6 +109,7 @@ fn found(
         shards: BTreeMap::from([(META_SHARD, meta)]),
         operations: Operations::default(),
         departed: Vec::new(),
+        events: Vec::new(),
     })
 }
 
@@ -116,7 +117,7 @@ impl Catalog {
     fn apply(&mut self, command: &CatalogCommand) -> Result<CatalogResponse> {
         let done = match command {
             CatalogCommand::Found { .. } => return Err(Refusal::AlreadyFounded { cluster: self.cluster }),
-            CatalogCommand::JoinNode { node } => self.join_node(node)?,
+            CatalogCommand::JoinNode { node, time_ms } => self.join_node(node, *time_ms)?,
             CatalogCommand::CreateShards { placements } => self.create_shards(placements)?,
             CatalogCommand::ShardLive { shard } => self.shard_live(*shard)?,
             CatalogCommand::AddReplica { shard, node, expected_epoch } => {
@@ -130,7 +131,7 @@ impl Catalog {
             CatalogCommand::BeginOperation { kind, cause, expected_epoch, idempotency_key, time_ms } => {
                 self.begin_operation(kind, *cause, *expected_epoch, idempotency_key.as_ref(), *time_ms)?
             }
-            CatalogCommand::MarkNode { node, is_dead } => self.mark_node(*node, *is_dead)?,
+            CatalogCommand::MarkNode { node, is_dead, time_ms } => self.mark_node(*node, *is_dead, *time_ms)?,
             CatalogCommand::GiveUpOperation { operation, why } => self.give_up_operation(*operation, why)?,
             CatalogCommand::EndOperation { operation, failure, time_ms } => {
                 self.end_operation(*operation, failure.as_ref(), *time_ms)?

@@ -19,7 +19,7 @@ pub enum CatalogCommand {
         node: NodeProfile,
     },
     /// Idempotent by store id: a store that is known keeps its node id, and what it says of itself is brought up to date.
-    JoinNode { node: NodeProfile },
+    JoinNode { node: NodeProfile, time_ms: u64 },
     /// Makes all initial data shards at once, one founder node per shard in ring order. Only once per cluster.
     CreateShards { placements: Vec<NodeId> },
     /// The founder has initialized its group. Idempotent.
@@ -50,11 +50,11 @@ pub enum CatalogCommand {
     /// A move will not be done, unless it is too late for that. Idempotent.
     GiveUpOperation { operation: OperationId, why: String },
     /// Most voters of the meta group have not heard of the node for the grace period, or hear of it again. Idempotent.
-    MarkNode { node: NodeId, is_dead: bool },
+    MarkNode { node: NodeId, is_dead: bool, time_ms: u64 },
 }
 wire_enum!(CatalogCommand {
     1 => Found { cluster, replication_factor, initial_shards, revision_base, node },
-    2 => JoinNode { node },
+    2 => JoinNode { node, time_ms },
     3 => CreateShards { placements },
     4 => ShardLive { shard },
     5 => AddReplica { shard, node, expected_epoch },
@@ -66,7 +66,7 @@ wire_enum!(CatalogCommand {
     11 => BeginOperation { kind, cause, expected_epoch, idempotency_key, time_ms },
     12 => EndOperation { operation, failure, time_ms },
     13 => GiveUpOperation { operation, why },
-    14 => MarkNode { node, is_dead },
+    14 => MarkNode { node, is_dead, time_ms },
 });
 
 /// What a command did. `version` is the catalog's after the command; a command that found its work done changes nothing

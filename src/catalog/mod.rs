@@ -7,6 +7,7 @@
 mod apply;
 mod command;
 mod descriptor;
+mod event;
 mod nodes;
 mod operation;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use self::descriptor::{
     DepartedNode, NODE_TEXT_BYTES_MAX, NODE_WEIGHT_DEFAULT, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile,
     ReplicaDescriptor, ReplicaState, ShardDescriptor, ShardState,
 };
+pub use self::event::{EVENTS_KEPT, Event, EventKind};
 pub use self::operation::{
     ENDED_OPERATIONS_KEPT, OPERATION_KEY_BYTES_MAX, Operation, OperationCause, OperationKind, OperationState,
     Operations,
@@ -70,6 +72,8 @@ pub struct Catalog {
     pub operations: Operations,
     /// In the order in which they went.
     pub departed: Vec<DepartedNode>,
+    /// The newest, in the order in which they happened.
+    pub events: Vec<Event>,
 }
 
 impl Catalog {
@@ -158,6 +162,8 @@ impl Catalog {
         if !entries.is_empty() {
             Ring::new(entries).map_err(|error| error.to_string())?;
         }
+        let in_order = self.events.windows(2).all(|pair| pair[0].id.0 + 1 == pair[1].id.0);
+        ensure(in_order && self.events.len() <= EVENTS_KEPT, &|| "events out of order, or too many".into())?;
         self.operations.check()
     }
 
@@ -224,6 +230,7 @@ impl Wire for Catalog {
         encode_map(&self.shards, out);
         self.operations.encode(out);
         self.departed.encode(out);
+        self.events.encode(out);
     }
 
     /// Refuses a catalog whose invariants do not hold: nothing good comes of serving by it.
@@ -248,6 +255,7 @@ impl Wire for Catalog {
             shards: decode_map(input)?,
             operations: Operations::decode(input)?,
             departed: Vec::decode(input)?,
+            events: Vec::decode(input)?,
         };
         catalog.check().map_err(|why| WireError::Invalid { what: "catalog", why })?;
         Ok(catalog)

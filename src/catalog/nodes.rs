@@ -4,11 +4,12 @@ use super::Catalog;
 use super::apply::{Done, Result, allow};
 use super::command::Refusal;
 use super::descriptor::{DepartedNode, NODE_TEXT_BYTES_MAX, NODE_WEIGHT_MAX, NodeDescriptor, NodeProfile};
+use super::event::EventKind;
 use crate::types::{Epoch, NodeId, ProtocolRange};
 
 impl Catalog {
     /// Taken in, or known by its store and brought up to date.
-    pub(super) fn join_node(&mut self, profile: &NodeProfile) -> Result<Done> {
+    pub(super) fn join_node(&mut self, profile: &NodeProfile, time_ms: u64) -> Result<Done> {
         check_profile(profile, self.feature_level)?;
         if let Some(gone) = self.departed.iter().find(|gone| gone.store == profile.store) {
             return Err(Refusal::Decommissioned { node: gone.id });
@@ -18,6 +19,7 @@ impl Catalog {
             None => {
                 let id = NodeId(self.next_node);
                 self.next_node += 1;
+                self.record(EventKind::NodeJoined { node: id }, time_ms);
                 (id, NodeDescriptor::new(id, profile.clone()))
             }
         };
@@ -25,7 +27,7 @@ impl Catalog {
         Ok(Done::node(before != Some(descriptor), id))
     }
 
-    pub(super) fn mark_node(&mut self, node: NodeId, is_dead: bool) -> Result<Done> {
+    pub(super) fn mark_node(&mut self, node: NodeId, is_dead: bool, time_ms: u64) -> Result<Done> {
         let descriptor = self.node_mut(node)?;
         if descriptor.is_dead == is_dead {
             return Ok(Done::NOTHING_TO_DO);
@@ -35,6 +37,8 @@ impl Catalog {
         if is_dead {
             self.choose_no_longer(node);
         }
+        let what = if is_dead { EventKind::NodeDead { node } } else { EventKind::NodeReturned { node } };
+        self.record(what, time_ms);
         Ok(Done::CHANGED)
     }
 
@@ -63,13 +67,14 @@ impl Catalog {
     }
 
     /// Out for good. Its id and its store are never taken in again.
-    pub(super) fn remove_node(&mut self, node: NodeId) -> Result<()> {
+    pub(super) fn remove_node(&mut self, node: NodeId, time_ms: u64) -> Result<()> {
         let replicas = self.replicas_on(node).count();
         if replicas > 0 {
             return Err(Refusal::NodeNotEmpty { node, replicas: u32::try_from(replicas).unwrap_or(u32::MAX) });
         }
         let removed = self.nodes.remove(&node).ok_or(Refusal::NoSuchNode { node })?;
         self.departed.push(DepartedNode { id: node, store: removed.store });
+        self.record(EventKind::NodeLeft { node }, time_ms);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::apply::{Done, Result};
 use super::command::Refusal;
 use super::descriptor::{Described, ReplicaDescriptor, ReplicaState};
+use super::event::EventKind;
 use super::{Catalog, decode_map, encode_map};
 use crate::types::{Epoch, NodeId, OperationId, ShardId};
 use crate::wire::{Wire, WireError};
@@ -259,6 +260,7 @@ impl Catalog {
             begun_ms: time_ms,
             ended_ms: None,
         };
+        self.record(EventKind::begun(&operation), time_ms);
         self.operations.by_id.insert(id, operation);
         if let OperationKind::Undrain { node } = kind {
             let drains: Vec<OperationId> =
@@ -353,7 +355,7 @@ impl Catalog {
             return Err(Refusal::NotGivenUp { operation: id });
         }
         if let (OperationKind::Decommission { node }, None) = (operation.kind.clone(), failure) {
-            self.remove_node(node)?;
+            self.remove_node(node, time_ms)?;
         }
         let operation = self.operations.by_id.get_mut(&id).expect("found above");
         operation.ended_ms = Some(time_ms);
@@ -361,7 +363,9 @@ impl Catalog {
             None => OperationState::Done,
             Some(why) => OperationState::Failed { why: why.clone() },
         };
-        match (operation.kind.clone(), failure.is_some()) {
+        let kind = operation.kind.clone();
+        self.record(EventKind::ended(id, failure), time_ms);
+        match (kind, failure.is_some()) {
             (
                 OperationKind::TransferLeader { .. } | OperationKind::Drain { .. } | OperationKind::Decommission { .. },
                 false,

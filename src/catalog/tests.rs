@@ -5,8 +5,9 @@ mod operations;
 
 use proptest::prelude::*;
 
+use self::operations::transfer;
 use super::*;
-use crate::types::{Epoch, OperationId, ProtocolRange};
+use crate::types::{Epoch, EventId, OperationId, ProtocolRange};
 use crate::wire::golden;
 
 fn profile(store: u128) -> NodeProfile {
@@ -51,7 +52,7 @@ impl Bench {
         let mut bench = Self(None);
         bench.accepted(found(3, initial_shards));
         for store in 2..=nodes {
-            bench.accepted(CatalogCommand::JoinNode { node: profile(u128::from(store)) });
+            bench.accepted(CatalogCommand::JoinNode { time_ms: 3, node: profile(u128::from(store)) });
         }
         bench
     }
@@ -118,7 +119,7 @@ impl Bench {
 #[test]
 fn founding_makes_node_one_and_the_meta_shard_once() {
     let mut bench = Bench(None);
-    assert_eq!(bench.refused(CatalogCommand::JoinNode { node: profile(2) }), Refusal::NotFounded);
+    assert_eq!(bench.refused(CatalogCommand::JoinNode { time_ms: 3, node: profile(2) }), Refusal::NotFounded);
     for bad in [found(2, 4), found(0, 4), found(7, 4), found(3, 0), found(3, INITIAL_SHARDS_MAX + 1)] {
         assert!(matches!(bench.refused(bad), Refusal::BadParameter { .. }));
     }
@@ -134,14 +135,14 @@ fn founding_makes_node_one_and_the_meta_shard_once() {
 #[test]
 fn a_store_that_joins_again_keeps_its_node_and_only_news_raise_the_version() {
     let mut bench = Bench::with_nodes(1, 4);
-    let join = CatalogCommand::JoinNode { node: profile(2) };
+    let join = CatalogCommand::JoinNode { time_ms: 3, node: profile(2) };
     assert_eq!(bench.changes(join.clone()), CatalogResponse::Node { id: NodeId(2), version: 2 });
     assert_eq!(bench.finds_done(join), CatalogResponse::Node { id: NodeId(2), version: 2 });
     let moved = NodeProfile { peer: "elsewhere:9090".into(), zone: "b".into(), ..profile(2) };
-    let node = CatalogCommand::JoinNode { node: moved };
+    let node = CatalogCommand::JoinNode { time_ms: 3, node: moved };
     assert_eq!(bench.changes(node), CatalogResponse::Node { id: NodeId(2), version: 3 });
     assert_eq!(bench.catalog().node_by_store(StoreId(2)).unwrap().peer, "elsewhere:9090");
-    let other = CatalogCommand::JoinNode { node: profile(3) };
+    let other = CatalogCommand::JoinNode { time_ms: 3, node: profile(3) };
     assert_eq!(bench.changes(other), CatalogResponse::Node { id: NodeId(3), version: 4 });
 }
 
@@ -158,7 +159,10 @@ fn a_profile_that_nobody_could_work_with_is_refused() {
         NodeProfile { host: long, ..profile(2) },
         NodeProfile { protocol: ProtocolRange { min: 2, max: 1 }, ..profile(2) },
     ] {
-        assert!(matches!(bench.refused(CatalogCommand::JoinNode { node: bad }), Refusal::BadParameter { .. }));
+        assert!(matches!(
+            bench.refused(CatalogCommand::JoinNode { time_ms: 3, node: bad }),
+            Refusal::BadParameter { .. }
+        ));
     }
 }
 
@@ -167,7 +171,7 @@ fn the_data_shards_tile_the_ring_and_are_made_once() {
     let mut bench = Bench::with_nodes(2, 3);
     let create = |nodes: [u64; 3]| CatalogCommand::CreateShards { placements: nodes.map(NodeId).to_vec() };
     assert_eq!(bench.refused(create([1, 2, 1])), Refusal::TooFewNodes { nodes: 2, wanted: 3 });
-    bench.accepted(CatalogCommand::JoinNode { node: profile(3) });
+    bench.accepted(CatalogCommand::JoinNode { time_ms: 3, node: profile(3) });
     assert_eq!(bench.refused(create([1, 2, 4])), Refusal::NoSuchNode { node: NodeId(4) });
     let short = CatalogCommand::CreateShards { placements: vec![NodeId(1)] };
     assert!(matches!(bench.refused(short), Refusal::BadParameter { .. }));
@@ -275,7 +279,7 @@ fn leaders_are_preferred_all_or_none() {
 fn the_feature_level_is_one_that_every_node_knows_and_never_goes_down() {
     let mut bench = Bench::with_nodes(2, 1);
     let node = NodeProfile { feature_level_max: 2, ..profile(3) };
-    bench.accepted(CatalogCommand::JoinNode { node: node.clone() });
+    bench.accepted(CatalogCommand::JoinNode { time_ms: 3, node: node.clone() });
     let raise = |to| CatalogCommand::RaiseFeatureLevel { to };
     assert_eq!(bench.refused(raise(3)), Refusal::FeatureLevelUnknown { node: NodeId(3), known: 2 });
     bench.changes(raise(2));
@@ -283,9 +287,9 @@ fn the_feature_level_is_one_that_every_node_knows_and_never_goes_down() {
     assert_eq!(bench.refused(raise(1)), Refusal::FeatureLevelLower { level: 2 });
     let older = NodeProfile { feature_level_max: 1, ..node };
     let why = Refusal::ReleaseTooOld { level: 2, known: 1 };
-    assert_eq!(bench.refused(CatalogCommand::JoinNode { node: older }), why);
+    assert_eq!(bench.refused(CatalogCommand::JoinNode { time_ms: 3, node: older }), why);
     let newcomer = NodeProfile { feature_level_max: 1, ..profile(4) };
-    assert_eq!(bench.refused(CatalogCommand::JoinNode { node: newcomer }), why);
+    assert_eq!(bench.refused(CatalogCommand::JoinNode { time_ms: 3, node: newcomer }), why);
 }
 
 #[test]
@@ -412,6 +416,19 @@ fn formats_are_pinned() {
             ..operation(4, OperationState::GivingUp { why: "why".into() }, None, None)
         },
     ];
+    let event = |what| Event { id: EventId(0x0102), time_ms: 0x0304, what };
+    let node = NodeId(5);
+    let events = [
+        EventKind::NodeJoined { node },
+        EventKind::NodeDead { node },
+        EventKind::NodeReturned { node },
+        EventKind::NodeLeft { node },
+        EventKind::begun(&operations[0]),
+        EventKind::ended(OperationId(9), None),
+        EventKind::ended(OperationId(9), Some(&"why".into())),
+    ];
+    golden::check("catalog_event", &events.clone().map(event));
+    golden::has_every_tag(&events);
     golden::check("catalog_operation", &operations);
     golden::has_every_tag(&operations.clone().map(|operation| operation.state));
     golden::has_every_tag(&operations.clone().map(|operation| operation.cause));
@@ -421,7 +438,7 @@ fn formats_are_pinned() {
     let (node, expected_epoch) = (NodeId(3), Epoch(5));
     let commands = [
         found(3, 12),
-        CatalogCommand::JoinNode { node: labelled },
+        CatalogCommand::JoinNode { time_ms: 3, node: labelled },
         CatalogCommand::CreateShards { placements: vec![NodeId(1), node] },
         CatalogCommand::ShardLive { shard },
         CatalogCommand::AddReplica { shard, node, expected_epoch },
@@ -439,7 +456,7 @@ fn formats_are_pinned() {
         },
         CatalogCommand::EndOperation { operation: OperationId(9), failure: Some("why".into()), time_ms: 0x0304 },
         CatalogCommand::GiveUpOperation { operation: OperationId(9), why: "why".into() },
-        CatalogCommand::MarkNode { node, is_dead: true },
+        CatalogCommand::MarkNode { time_ms: 4, node, is_dead: true },
     ];
     golden::check("catalog_command", &commands);
     golden::has_every_tag(&commands);
@@ -507,6 +524,7 @@ fn any_command() -> impl Strategy<Value = CatalogCommand> {
     prop_oneof![
         1 => (prop::sample::select(vec![0u8, 1, 3, 5]), 0u32..6).prop_map(|(factor, shards)| found(factor, shards)),
         4 => (1u128..7, 0u32..3, 1u32..4).prop_map(|(store, weight, level)| CatalogCommand::JoinNode {
+            time_ms: 3,
             node: NodeProfile { weight, feature_level_max: level, ..profile(store) }
         }),
         3 => prop::collection::vec(node(), 3..5).prop_map(|placements| CatalogCommand::CreateShards { placements }),
@@ -541,7 +559,7 @@ fn any_command() -> impl Strategy<Value = CatalogCommand> {
             idempotency_key: None,
             time_ms: 1,
         }),
-        2 => (node(), any::<bool>()).prop_map(|(node, is_dead)| CatalogCommand::MarkNode { node, is_dead }),
+        2 => (node(), any::<bool>()).prop_map(|(node, is_dead)| CatalogCommand::MarkNode { time_ms: 4, node, is_dead }),
         2 => (node(), 0..3).prop_map(|(node, which)| CatalogCommand::BeginOperation {
             kind: match which {
                 0 => OperationKind::Drain { node },
@@ -630,10 +648,6 @@ fn assert_follows(after: &Catalog, before: &Catalog) {
     }
 }
 
-fn transfer(shard: u64, to: u64) -> OperationKind {
-    OperationKind::TransferLeader { shard: ShardId(shard), to: NodeId(to) }
-}
-
 proptest! {
     #[test]
     fn no_sequence_of_commands_breaks_an_invariant(moves in prop::collection::vec(any_move(), 0..150)) {
@@ -657,7 +671,7 @@ proptest! {
         commands in prop::collection::vec(any_command(), 0..120),
     ) {
         let mut catalog = None;
-        let start = [found(3, 4), CatalogCommand::JoinNode { node: profile(2) }];
+        let start = [found(3, 4), CatalogCommand::JoinNode { time_ms: 3, node: profile(2) }];
         for (step, command) in start.into_iter().chain(commands).enumerate() {
             let before = catalog.clone();
             let response = apply(&mut catalog, &command);

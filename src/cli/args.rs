@@ -102,8 +102,15 @@ pub(super) enum Command {
     Import(ImportArgs),
     /// Write every key with a prefix to a file of its own, or to lines of NDJSON.
     Export(ExportArgs),
-    /// What the asked node knows of itself and the cluster.
-    Status,
+    /// The whole cluster on one screen: nodes, shards in trouble, operations that run.
+    Status {
+        /// Again every second, until Ctrl-C.
+        #[arg(long, conflicts_with = "local")]
+        watch: bool,
+        /// What the asked node knows of itself, without asking any other.
+        #[arg(long)]
+        local: bool,
+    },
     /// Where a key lives: its token, shard, replicas and leader.
     Route {
         #[arg(value_parser = KeyParser)]

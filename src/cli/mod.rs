@@ -23,6 +23,7 @@ mod kv;
 mod operations;
 mod output;
 mod serve;
+mod status;
 mod target;
 #[cfg(test)]
 mod testing;
@@ -82,7 +83,8 @@ async fn run_client(args: &ClientArgs, command: Command) -> Result<(), Failure> 
         Command::Get(get) => kv::get(&client, &get, printer).await,
         Command::Del(del) => kv::del(&client, &del, printer).await,
         Command::Scan(scan) => kv::scan(&client, &scan, printer).await,
-        Command::Status => cluster::status(&client, printer).await,
+        Command::Status { local: true, .. } => cluster::status(&client, printer).await,
+        Command::Status { watch, .. } => status::run(&client, watch, printer).await,
         Command::Route { key } => cluster::route(&client, &key, printer).await,
         Command::Shard(ShardCommand::List) => cluster::shard_list(&client, printer).await,
         Command::Shard(ShardCommand::Show { id }) => cluster::shard_show(&client, id, printer).await,

@@ -1,10 +1,12 @@
 //! `operations` and what begins them: a mutation of the cluster is asked for, and followed until it is over.
 
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, IF_MATCH};
 use http::{HeaderName, Method};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::args::{BeginArgs, Output};
@@ -89,7 +91,10 @@ async fn begin(
         return print(printer, &begun, "begun");
     }
     let id = begun["id"].as_str().unwrap_or_default().to_string();
-    let ended = wait(client, &id).await?;
+    let bar = Bar::new(&id);
+    let ended = wait(client, &id, &bar).await;
+    bar.finish();
+    let ended = ended?;
     print(printer, &ended, "ended")?;
     match ended["state"].as_str() {
         Some("done") => Ok(()),
@@ -98,7 +103,7 @@ async fn begin(
 }
 
 /// A node that is asked may not have heard of the operation yet, or go away meanwhile: the next look finds another one.
-async fn wait(client: &Client, id: &str) -> Result<Value, Failure> {
+async fn wait(client: &Client, id: &str, bar: &Bar) -> Result<Value, Failure> {
     loop {
         match client.send(&Request::get(path(id))).await {
             Ok(answer) => {
@@ -106,11 +111,38 @@ async fn wait(client: &Client, id: &str) -> Result<Value, Failure> {
                 if !operation["ended_ms"].is_null() {
                     return Ok(operation);
                 }
+                bar.show(&operation);
             }
             Err(Failure::Refused(problem)) if problem.code == "no-such-operation" => {}
             Err(failure) => return Err(failure),
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// How far an operation is, on a terminal.
+struct Bar(Option<ProgressBar>);
+
+impl Bar {
+    fn new(id: &str) -> Self {
+        let template = "{spinner} operation {prefix}: {wide_msg} {elapsed}";
+        let style = ProgressStyle::with_template(template).expect("the template is right");
+        let draws = io::stderr().is_terminal();
+        Self(draws.then(|| ProgressBar::new_spinner().with_style(style).with_prefix(output::printable(id))))
+    }
+
+    fn show(&self, operation: &Value) {
+        let Some(bar) = &self.0 else { return };
+        let left =
+            operation["replicas_left"].as_u64().map(|left| format!(", {left} replicas left")).unwrap_or_default();
+        bar.set_message(format!("{}, {}{left}", output::cell(&operation["kind"]), output::cell(&operation["step"])));
+        bar.tick();
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
     }
 }
 

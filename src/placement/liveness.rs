@@ -103,7 +103,7 @@ fn verdicts(catalog: &Catalog, heard: &BTreeMap<NodeId, Vec<Silence>>, grace: Du
 }
 
 async fn mark(router: &Router, node: NodeId, is_dead: bool) {
-    let command = CatalogCommand::MarkNode { node, is_dead };
+    let command = CatalogCommand::MarkNode { node, is_dead, time_ms: clock::wall_ms() };
     match router.propose_catalog(command, clock::now().after(PROPOSE_TIMEOUT)).await {
         Ok(CatalogResponse::Refused { why }) => info!(%node, %why, "the catalog refused what was heard of a node"),
         Ok(_) if is_dead => warn!(%node, "most voters have not heard of this node: its replicas are replaced"),

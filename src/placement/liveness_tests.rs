@@ -31,7 +31,7 @@ fn catalog(dead: &[u64]) -> Catalog {
         node: profile(1),
     });
     for store in 2..=5 {
-        send(CatalogCommand::JoinNode { node: profile(store) });
+        send(CatalogCommand::JoinNode { time_ms: 3, node: profile(store) });
     }
     for (node, epoch) in [(2, 1), (3, 2)] {
         let expected_epoch = crate::types::Epoch(epoch);
@@ -39,7 +39,7 @@ fn catalog(dead: &[u64]) -> Catalog {
         send(CatalogCommand::ReplicaIsVoter { shard: META_SHARD, replica: ReplicaId(node) });
     }
     for node in dead {
-        send(CatalogCommand::MarkNode { node: NodeId(*node), is_dead: true });
+        send(CatalogCommand::MarkNode { time_ms: 4, node: NodeId(*node), is_dead: true });
     }
     catalog.unwrap()
 }

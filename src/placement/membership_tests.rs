@@ -32,7 +32,7 @@ impl Bench {
             node: profile(1),
         });
         for store in 2..=4 {
-            bench.send(CatalogCommand::JoinNode { node: profile(store) });
+            bench.send(CatalogCommand::JoinNode { time_ms: 3, node: profile(store) });
         }
         bench.send(CatalogCommand::CreateShards { placements: vec![NodeId(1)] });
         bench.send(CatalogCommand::ShardLive { shard: SHARD });

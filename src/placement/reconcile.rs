@@ -110,7 +110,8 @@ impl Reconciler {
         if let Some(descriptor) = catalog.nodes.get(&me)
             && *descriptor != descriptor.with_profile(self.profile.clone())
         {
-            self.propose(CatalogCommand::JoinNode { node: self.profile.clone() }).await;
+            let node = self.profile.clone();
+            self.propose(CatalogCommand::JoinNode { node, time_ms: clock::wall_ms() }).await;
         }
         for (shard, replica) in catalog.replicas_on(me) {
             let made = match shard.state {

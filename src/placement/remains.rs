@@ -102,7 +102,7 @@ mod tests {
             revision_base: Revision(1),
             node: profile(1),
         });
-        let older = send(CatalogCommand::JoinNode { node: profile(2) });
+        let older = send(CatalogCommand::JoinNode { time_ms: 3, node: profile(2) });
         let (node, replica) = (crate::types::NodeId(2), ReplicaId(2));
         let shard = META_SHARD;
         let ordered = send(CatalogCommand::AddReplica { shard, node, expected_epoch: Epoch(1) });

@@ -61,7 +61,8 @@ pub(super) async fn run(_options: Options) -> Verdict {
 /// Whether the program under test knows the variable: it refuses a place that is none by name.
 async fn has_places() -> Result<bool, String> {
     let mut command = tokio::process::Command::new(cluster::binary());
-    command.args(["serve", "--data-dir", "/nowhere/at/all"]).env(VARIABLE, "nowhere:/nowhere").stdin(Stdio::null());
+    // Without this program's own variables: a node refuses those that it does not know.
+    command.args(["serve", "--bootstrap"]).env_clear().env(VARIABLE, "nowhere:/nowhere").stdin(Stdio::null());
     let output = command.output().await.map_err(|error| error.to_string())?;
     Ok(String::from_utf8_lossy(&output.stderr).contains("no place to crash at"))
 }

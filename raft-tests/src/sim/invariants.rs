@@ -15,6 +15,7 @@ use bytes::Bytes;
 use ringraft::raft::observe::{Ballot, EntryId, Observation, stored_entry_id, stored_vote};
 use ringraft::raft::{Replica, snapshot};
 use ringraft::storage::keys::{self, RaftState};
+use ringraft::storage::registry::ReplicaLife;
 use ringraft::types::{ReplicaId, ShardId};
 
 use super::world::World;
@@ -61,6 +62,7 @@ struct Group {
     committed: Option<EntryId>,
     /// The first index that nobody has said to be committed.
     claimed: u64,
+    /// Those that were not destroyed.
     replicas: BTreeMap<ReplicaId, Known>,
     /// Rows at an applied index, and who was the first to have it.
     digests: BTreeMap<u64, (u64, ReplicaId)>,
@@ -123,6 +125,17 @@ impl Invariants {
                 self.counts.observations += 1;
                 let look = Look { shard: replica.shard(), id: replica.id(), number, life, now: &now };
                 self.look(world, &look, replica, log);
+            }
+            for (replica, record) in router.host().log().records() {
+                if record.state == ReplicaLife::Tombstone
+                    && let Some(group) = self.groups.get_mut(&record.shard)
+                    && group.replicas.remove(&replica).is_some()
+                {
+                    log.say(
+                        time,
+                        format_args!("replica {replica} of shard {} on n{number} is destroyed", record.shard),
+                    );
+                }
             }
         }
         if time >= self.digests_due {

@@ -16,7 +16,7 @@ fn decommission(node: u64) -> OperationKind {
 }
 
 fn mark(node: u64, is_dead: bool) -> CatalogCommand {
-    CatalogCommand::MarkNode { node: NodeId(node), is_dead }
+    CatalogCommand::MarkNode { time_ms: 4, node: NodeId(node), is_dead }
 }
 
 impl Bench {
@@ -88,9 +88,9 @@ fn a_node_goes_for_good_once_it_is_empty() {
     bench.accepted(end(1, None));
     assert!(!bench.catalog().nodes.contains_key(&node));
     assert_eq!(bench.catalog().departed, [DepartedNode { id: node, store: StoreId(4) }]);
-    let again = CatalogCommand::JoinNode { node: profile(4) };
+    let again = CatalogCommand::JoinNode { time_ms: 3, node: profile(4) };
     assert_eq!(bench.refused(again), Refusal::Decommissioned { node });
-    let other = CatalogCommand::JoinNode { node: profile(5) };
+    let other = CatalogCommand::JoinNode { time_ms: 3, node: profile(5) };
     assert!(matches!(bench.changes(other), CatalogResponse::Node { id: NodeId(5), .. }), "its id is not given again");
     assert_eq!(bench.refused(begin(drain(4))), Refusal::NoSuchNode { node });
 }
@@ -105,7 +105,7 @@ fn a_dead_node_is_marked_once_and_leads_by_choice_no_longer() {
     assert!(bench.node(1).is_dead && !bench.node(1).takes_replicas());
     assert_eq!((bench.shard(1).preferred_leader, bench.shard(1).leader_chosen), (None, false));
     // Its restart tells of itself what it always told, and does not make it live.
-    bench.accepted(CatalogCommand::JoinNode { node: NodeProfile { zone: "z".into(), ..profile(1) } });
+    bench.accepted(CatalogCommand::JoinNode { time_ms: 3, node: NodeProfile { zone: "z".into(), ..profile(1) } });
     assert!(bench.node(1).is_dead);
     bench.changes(mark(1, false));
     assert!(bench.node(1).takes_replicas());
@@ -126,4 +126,52 @@ fn an_operation_on_a_node_may_name_its_epoch() {
     let mismatch = Refusal::NodeEpochMismatch { node: NodeId(4), epoch };
     assert_eq!(bench.refused(at(Epoch(epoch.0 + 1))), mismatch);
     assert_eq!(bench.begun(at(epoch)), (1, true));
+}
+
+#[test]
+fn what_happens_is_recorded_with_its_time_and_its_cause() {
+    let mut bench = Bench::with_nodes(3, 4);
+    bench.accepted(mark(3, true));
+    bench.accepted(mark(3, true));
+    bench.accepted(mark(3, false));
+    bench.accepted(CatalogCommand::JoinNode { time_ms: 9, node: profile(4) });
+    bench.begun(begin(decommission(4)));
+    bench.begun(begin(undrain(4)));
+    bench.begun(begin(decommission(4)));
+    bench.accepted(end(3, None));
+    let node = NodeId(4);
+    let begun = |operation, kind| EventKind::OperationBegun {
+        operation: OperationId(operation),
+        cause: OperationCause::Asked,
+        kind,
+    };
+    let why = "operation 2 ended it: node 4 takes replicas again".to_string();
+    let expected = [
+        (3, EventKind::NodeJoined { node: NodeId(2) }),
+        (3, EventKind::NodeJoined { node: NodeId(3) }),
+        (4, EventKind::NodeDead { node: NodeId(3) }),
+        (4, EventKind::NodeReturned { node: NodeId(3) }),
+        (9, EventKind::NodeJoined { node }),
+        (1, begun(1, decommission(4))),
+        (1, begun(2, undrain(4))),
+        (1, EventKind::OperationFailed { operation: OperationId(1), why }),
+        (1, EventKind::OperationDone { operation: OperationId(2) }),
+        (1, begun(3, decommission(4))),
+        (2, EventKind::NodeLeft { node }),
+        (2, EventKind::OperationDone { operation: OperationId(3) }),
+    ];
+    let events = &bench.catalog().events;
+    let recorded: Vec<(u64, EventKind)> = events.iter().map(|event| (event.time_ms, event.what.clone())).collect();
+    assert_eq!(recorded, expected);
+    assert_eq!(events.last().unwrap().id, EventId(12));
+}
+
+#[test]
+fn the_newest_events_are_kept_and_their_ids_go_on() {
+    let mut bench = Bench::with_nodes(3, 4);
+    for number in 0..EVENTS_KEPT {
+        bench.changes(mark(3, number % 2 == 0));
+    }
+    let events = &bench.catalog().events;
+    assert_eq!((events.len(), events[0].id), (EVENTS_KEPT, EventId(3)));
 }

@@ -4,6 +4,10 @@ use super::*;
 
 const ASKED: OperationCause = OperationCause::Asked;
 
+pub(super) fn transfer(shard: u64, to: u64) -> OperationKind {
+    OperationKind::TransferLeader { shard: ShardId(shard), to: NodeId(to) }
+}
+
 pub(super) fn begin(kind: OperationKind) -> CatalogCommand {
     CatalogCommand::BeginOperation { kind, cause: ASKED, expected_epoch: None, idempotency_key: None, time_ms: 1 }
 }
@@ -202,7 +206,7 @@ fn a_move_that_is_given_up_ends_without_its_replica_or_done_when_that_is_too_lat
 #[test]
 fn the_replicas_of_a_shard_are_the_moves_until_it_ends() {
     let mut bench = Bench::with_two_voters();
-    bench.accepted(CatalogCommand::JoinNode { node: profile(4) });
+    bench.accepted(CatalogCommand::JoinNode { time_ms: 3, node: profile(4) });
     let shard = ShardId(1);
     let stays = bench.shard(1).replica_on(NodeId(2)).unwrap().id;
     bench.begun(begin(exchange(1, 1, 3)));

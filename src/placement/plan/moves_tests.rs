@@ -130,7 +130,7 @@ fn a_draining_node_is_emptied_also_of_what_somebody_put_there() {
 fn the_dead_are_replaced_before_the_draining_and_those_before_balance() {
     let mut catalog = settled(24, &equal_nodes(1..=6));
     begin(&mut catalog, OperationKind::Drain { node: NodeId(5) }, OperationCause::Asked);
-    send(&mut catalog, CatalogCommand::MarkNode { node: NodeId(6), is_dead: true });
+    send(&mut catalog, CatalogCommand::MarkNode { time_ms: 4, node: NodeId(6), is_dead: true });
     let needs: Vec<Need> = next_moves(&catalog).into_iter().map(|step| need(&catalog, step.from)).collect();
     assert!(needs.is_sorted() && needs[0] == Need::Dead, "{needs:?}");
     move_all(&mut catalog);

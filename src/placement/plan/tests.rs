@@ -75,6 +75,7 @@ pub(super) fn catalog(replication_factor: u8, data_shards: u32, nodes: &[Node]) 
         nodes: nodes.iter().map(descriptor).collect(),
         shards,
         departed: Vec::new(),
+        events: Vec::new(),
         operations: Operations::default(),
     };
     assert_eq!(catalog.check(), Ok(()));
