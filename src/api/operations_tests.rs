@@ -1,7 +1,7 @@
 //! What a refusal of the catalog is to a client.
 
 use super::*;
-use crate::types::{ClusterId, Epoch, ProtocolRange, ReplicaId, Revision, StoreId};
+use crate::types::{ClusterId, Epoch, ReplicaId, Revision};
 
 #[test]
 fn each_reason_not_to_begin_is_a_client_error_that_names_what_stands() {
@@ -60,16 +60,7 @@ fn an_operation_is_told_with_its_progress() {
 
 /// Its meta shard has a replica on it.
 fn catalog_of_one_node() -> Catalog {
-    let node = catalog::NodeProfile {
-        store: StoreId(1),
-        http: "http:1".into(),
-        peer: "peer:1".into(),
-        weight: 100,
-        zone: String::new(),
-        host: String::new(),
-        protocol: ProtocolRange { min: 1, max: 1 },
-        feature_level_max: 1,
-    };
+    let node = catalog::testing::profile(1);
     let (replication_factor, initial_shards, revision_base) = (1, 1, Revision(1));
     let found =
         CatalogCommand::Found { cluster: ClusterId(1), replication_factor, initial_shards, revision_base, node };

@@ -11,6 +11,8 @@ mod event;
 mod nodes;
 mod operation;
 #[cfg(test)]
+pub mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};

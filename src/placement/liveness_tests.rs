@@ -1,23 +1,14 @@
 //! Who is dead by what the voters of the meta group hear.
 
 use super::*;
-use crate::catalog::{NodeProfile, apply};
-use crate::types::{ClusterId, ProtocolRange, ReplicaId, Revision, StoreId};
+use crate::catalog::apply;
+use crate::catalog::testing::profile;
+use crate::types::{ClusterId, ReplicaId, Revision};
 
 const GRACE: Duration = Duration::from_secs(300);
 
 /// Five nodes; the meta group's voters are on the first three.
 fn catalog(dead: &[u64]) -> Catalog {
-    let profile = |store| NodeProfile {
-        store: StoreId(store),
-        http: "http:1".into(),
-        peer: "peer:1".into(),
-        weight: 100,
-        zone: String::new(),
-        host: String::new(),
-        protocol: ProtocolRange { min: 1, max: 1 },
-        feature_level_max: 1,
-    };
     let mut catalog = None;
     let mut send = |command| match apply(&mut catalog, &command) {
         CatalogResponse::Refused { why } => panic!("{command:?}: {why}"),

@@ -1,8 +1,9 @@
 //! The leader's changes of its group's membership, one after the other, until the group has what the catalog wants.
 
 use super::*;
-use crate::catalog::{CatalogCommand, CatalogResponse, NodeProfile, OperationCause, apply};
-use crate::types::{ClusterId, Epoch, NodeId, OperationId, ProtocolRange, Revision, StoreId};
+use crate::catalog::testing::profile;
+use crate::catalog::{CatalogCommand, CatalogResponse, OperationCause, apply};
+use crate::types::{ClusterId, Epoch, NodeId, OperationId, Revision};
 
 const SHARD: ShardId = ShardId(1);
 /// The first replica of the shard; the meta shard's has id 1.
@@ -13,16 +14,6 @@ struct Bench(Option<Catalog>);
 
 impl Bench {
     fn with_voters(count: u64) -> Self {
-        let profile = |store| NodeProfile {
-            store: StoreId(store),
-            http: "http:1".into(),
-            peer: "peer:1".into(),
-            weight: 100,
-            zone: String::new(),
-            host: String::new(),
-            protocol: ProtocolRange { min: 1, max: 1 },
-            feature_level_max: 1,
-        };
         let mut bench = Self(None);
         bench.send(CatalogCommand::Found {
             cluster: ClusterId(1),
