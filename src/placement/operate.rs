@@ -131,7 +131,8 @@ impl Exchange {
             Ok(members) => members,
             Err(error) => {
                 debug!(operation = %operation.id, %error, "nobody says who belongs to the group");
-                return Looked::without_answer(Step::GoesOn);
+                // Of the new node nothing is known then: its patience begins anew.
+                return Looked::with_answer(Step::GoesOn);
             }
         };
         if members.voters.contains(&self.comes) && members.are_without(self.goes) {

@@ -54,11 +54,13 @@ pub struct Reconciler {
     profile: NodeProfile,
     transfers: BTreeMap<ReplicaId, Moment>,
     operator: Operator,
+    /// The version of the catalog in which every replica was found where it is wanted: planning it again says the same.
+    at_rest: Option<u64>,
 }
 
 impl Reconciler {
     pub fn new(router: Router, profile: NodeProfile) -> Self {
-        Self { router, profile, transfers: BTreeMap::new(), operator: Operator::default() }
+        Self { router, profile, transfers: BTreeMap::new(), operator: Operator::default(), at_rest: None }
     }
 
     /// Goes on until cancelled.
@@ -239,22 +241,27 @@ impl Reconciler {
             if nodes >= usize::from(catalog.replication_factor) {
                 self.propose(CatalogCommand::CreateShards { placements: plan::founders(catalog) }).await;
             }
-            return self.order_replicas(catalog).await;
+            self.order_replicas(catalog).await;
+            return;
         }
-        self.order_replicas(catalog).await;
+        if self.at_rest != Some(catalog.version) {
+            let is_ordered = self.order_replicas(catalog).await;
+            let moves = plan::next_moves(catalog);
+            self.at_rest = (is_ordered && moves.is_empty()).then_some(catalog.version);
+            for step in moves {
+                self.begin_move(catalog, step).await;
+            }
+        }
         self.replace_orders(catalog).await;
         self.prefer_leaders(catalog).await;
-        for step in plan::next_moves(catalog) {
-            self.begin_move(catalog, step).await;
-        }
         for end in self.operator.round(&self.router, catalog).await {
             self.propose(end).await;
             crash_at!("operation-ended");
         }
     }
 
-    /// Orders replicas for shards that have fewer than wanted.
-    async fn order_replicas(&self, catalog: &Catalog) {
+    /// Orders replicas for shards that have fewer than wanted. Says whether none has.
+    async fn order_replicas(&self, catalog: &Catalog) -> bool {
         let wanted = plan::wanted(catalog);
         let mut orders = 0;
         for shard in catalog.shards.values().filter(|shard| shard.state == ShardState::Live) {
@@ -267,9 +274,10 @@ impl Reconciler {
             self.propose(order).await;
             orders += 1;
             if orders == ORDERS_PER_ROUND_MAX {
-                return;
+                break;
             }
         }
+        orders == 0
     }
 
     /// A replica that was ordered and is not in its group yet, on a node that is dead or drains by now, is ordered
@@ -283,20 +291,21 @@ impl Reconciler {
         for shard in catalog.shards.values().filter(free) {
             ordered.extend(shard.replicas.iter().map(|replica| (shard.id, *replica)));
         }
-        for (shard, ReplicaDescriptor { id: replica, node, state }) in ordered {
-            match state {
-                ReplicaState::Joining if !takes(&node) => {
+        // All at once: a group that does not answer is not to hold the others up.
+        let steps = ordered.into_iter().map(|(shard, ReplicaDescriptor { id: replica, node, state })| {
+            let leaves = state == ReplicaState::Joining && !takes(&node);
+            async move {
+                if leaves {
                     self.propose(CatalogCommand::ReplicaLeaving { shard, replica }).await;
-                }
-                ReplicaState::Leaving => {
+                } else if state == ReplicaState::Leaving {
                     let members = self.router.members(shard, clock::now().after(PROOF_TIMEOUT)).await;
                     if members.is_ok_and(|members| members.are_without(replica)) {
                         self.propose(CatalogCommand::ForgetReplica { shard, replica }).await;
                     }
                 }
-                ReplicaState::Joining | ReplicaState::Voter => {}
             }
-        }
+        });
+        futures::future::join_all(steps).await;
     }
 
     async fn begin_move(&self, catalog: &Catalog, step: plan::Move) {

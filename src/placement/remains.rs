@@ -3,7 +3,6 @@
 //! The proof has two halves, and either alone is wrong (`models` §17): the catalog gave the id out and names it no longer;
 //! and the group's leader, asked after that, has a settled membership without it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -23,40 +22,48 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Goes on until cancelled.
 pub async fn run(router: Router, stop: CancellationToken) {
+    // A start has removed what was left.
+    let mut has_remains = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(ROUND_PAUSE) => {}
         }
-        if let Some(catalog) = router.catalog() {
-            // Not given up half way: a destruction that was begun is finished.
-            round(&router, &catalog).await;
+        let Some(catalog) = router.catalog() else { continue };
+        let proven = tokio::select! {
+            () = stop.cancelled() => return,
+            proven = prove(&router, &catalog) => proven,
+        };
+        // Not given up half way: a destruction that was begun is finished.
+        has_remains |= !proven.is_empty();
+        for replica in proven {
+            crash_at!("proof-read");
+            if let Err(error) = router.host().destroy(replica).await {
+                warn!(%replica, %error, "a replica could not be destroyed yet");
+            }
+        }
+        if has_remains {
+            match router.host().remove_destroyed().await {
+                Ok(are_gone) => has_remains = !are_gone,
+                Err(error) => warn!(%error, "a destroyed replica's directory could not be removed yet"),
+            }
         }
     }
 }
 
-async fn round(router: &Router, catalog: &Arc<Catalog>) {
-    let host = router.host();
+/// The replicas here that are to be destroyed.
+async fn prove(router: &Router, catalog: &Catalog) -> Vec<ReplicaId> {
     let asked = unwanted(catalog, router).into_iter().map(|(replica, shard)| async move {
         // After the look at the catalog, or a replica that is still to be taken in would pass.
-        let members = router.members(shard, clock::now().after(PROOF_TIMEOUT)).await;
-        if let Err(error) = &members {
-            debug!(%shard, %replica, %error, "nobody says whether it is out of its group");
+        match router.members(shard, clock::now().after(PROOF_TIMEOUT)).await {
+            Ok(members) => members.are_without(replica).then_some(replica),
+            Err(error) => {
+                debug!(%shard, %replica, %error, "nobody says whether it is out of its group");
+                None
+            }
         }
-        (replica, members)
     });
-    for (replica, members) in futures::future::join_all(asked).await {
-        if !members.is_ok_and(|members| members.are_without(replica)) {
-            continue;
-        }
-        crash_at!("proof-read");
-        if let Err(error) = host.destroy(replica).await {
-            warn!(%replica, %error, "a replica could not be destroyed yet");
-        }
-    }
-    if let Err(error) = host.remove_destroyed().await {
-        warn!(%error, "a destroyed replica's directory could not be removed yet");
-    }
+    futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// What the registry has as live and the catalog as gone.
@@ -75,21 +82,12 @@ fn is_gone(catalog: &Catalog, replica: ReplicaId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{CatalogCommand, CatalogResponse, NodeProfile, apply};
-    use crate::types::{ClusterId, Epoch, META_SHARD, ProtocolRange, Revision, StoreId};
+    use crate::catalog::testing::profile;
+    use crate::catalog::{CatalogCommand, CatalogResponse, apply};
+    use crate::types::{ClusterId, Epoch, META_SHARD, Revision};
 
     #[test]
     fn what_an_older_catalog_does_not_know_is_not_gone() {
-        let profile = |store| NodeProfile {
-            store: StoreId(store),
-            http: "http:1".into(),
-            peer: "peer:1".into(),
-            weight: 100,
-            zone: String::new(),
-            host: String::new(),
-            protocol: ProtocolRange { min: 1, max: 1 },
-            feature_level_max: 1,
-        };
         let mut catalog = None;
         let mut send = |command| match apply(&mut catalog, &command) {
             CatalogResponse::Refused { why } => panic!("{command:?}: {why}"),

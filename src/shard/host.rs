@@ -269,20 +269,19 @@ impl Host {
         Ok(())
     }
 
-    /// Removes the directories of destroyed replicas, but those that something still reads. A start removes what is left.
-    pub async fn remove_destroyed(&self) -> Result<(), Error> {
+    /// Removes the directories of destroyed replicas, but those that something still reads. Says whether all are gone; a
+    /// start removes what is left.
+    pub async fn remove_destroyed(&self) -> Result<bool, Error> {
         let records = self.inner.parts.log.records();
         let is_destroyed = |record: &RegistryRecord| record.state == ReplicaLife::Tombstone;
-        if !records.values().any(is_destroyed) {
-            return Ok(());
-        }
         let disk = self.inner.parts.disk.clone();
         off_runtime(disk.clone().as_ref(), move || {
+            let mut are_gone = true;
             for name in disk.replica_directories()? {
                 let replica = parse_directory(&name).map(|(replica, _)| replica);
                 if replica.and_then(|replica| records.get(&replica)).is_some_and(is_destroyed) {
                     match disk.remove_replica(&name) {
-                        Err(Error::InUse { .. }) => {}
+                        Err(Error::InUse { .. }) => are_gone = false,
                         done => {
                             done?;
                             crash_at!("directory-removed");
@@ -290,7 +289,7 @@ impl Host {
                     }
                 }
             }
-            Ok(())
+            Ok(are_gone)
         })
         .await
     }
