@@ -17,19 +17,8 @@ use crate::admin;
 use crate::cluster::{self, Cluster, Plan};
 use crate::fleet::{since, until};
 
-/// As `ringraft::mutants::crash::PLACES`, which is not in this program.
-const PLACES: [&str; 10] = [
-    "operation-seen",
-    "replica-made",
-    "learner-added",
-    "handing-over",
-    "voters-changed",
-    "move-settled",
-    "operation-ended",
-    "proof-read",
-    "tombstone-written",
-    "directory-removed",
-];
+/// As many as a move has steps that are told apart.
+const PLACES_MIN: usize = 10;
 const VARIABLE: &str = "RINGRAFT_CRASH_AT";
 const KEYS: usize = 50;
 const ENDED_LIMIT: Duration = Duration::from_secs(60);
@@ -39,11 +28,9 @@ const NOW: Duration = Duration::from_millis(1);
 const SHARD: &str = "1";
 
 pub(super) async fn run(_options: Options) -> Verdict {
-    if !has_places().await? {
-        return Err("RINGRAFT_BIN is to name raft-tests-mutants: no other program has these places".to_string());
-    }
+    let places = places().await?;
     let mut wrong = Vec::new();
-    for place in PLACES {
+    for place in places.iter().map(String::as_str) {
         match one(place).await {
             Ok(took) => {
                 println!("  {place:<18} crashed, and done {:>5.1} s after it was asked for", took.as_secs_f64())
@@ -54,17 +41,24 @@ pub(super) async fn run(_options: Options) -> Verdict {
             }
         }
     }
-    println!("  {} of {} places gone on from", PLACES.len() - wrong.len(), PLACES.len());
+    println!("  {} of {} places gone on from", places.len() - wrong.len(), places.len());
     if wrong.is_empty() { Ok(()) } else { Err(format!("not gone on from: {}", wrong.join(", "))) }
 }
 
-/// Whether the program under test knows the variable: it refuses a place that is none by name.
-async fn has_places() -> Result<bool, String> {
+/// As the program under test has them: it refuses a place that is none, and lists those that are.
+async fn places() -> Result<Vec<String>, String> {
     let mut command = tokio::process::Command::new(cluster::binary());
     // Without this program's own variables: a node refuses those that it does not know.
     command.args(["serve", "--bootstrap"]).env_clear().env(VARIABLE, "nowhere:/nowhere").stdin(Stdio::null());
     let output = command.output().await.map_err(|error| error.to_string())?;
-    Ok(String::from_utf8_lossy(&output.stderr).contains("no place to crash at"))
+    let told = String::from_utf8_lossy(&output.stderr);
+    let listed =
+        told.lines().find_map(|line| line.split_once("is no place to crash at; there are ")).map(|(_, all)| all);
+    let places: Vec<String> = listed.unwrap_or_default().split(", ").map(|place| place.trim().to_string()).collect();
+    if listed.is_none() || places.len() < PLACES_MIN {
+        return Err("RINGRAFT_BIN is to name raft-tests-mutants: no other program has these places".to_string());
+    }
+    Ok(places)
 }
 
 async fn one(place: &str) -> Result<Duration, String> {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ringraft::clock;
 
 use super::world::{HTTP_PORT, host};
 
@@ -30,7 +31,11 @@ pub async fn call(node: u64, method: Method, path: &str, body: Bytes) -> Result<
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| text(&error))?;
         tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header("host", "ringraft");
+        let is_post = method == Method::POST;
+        let mut request = Request::builder().method(method).uri(path).header("host", "ringraft");
+        if is_post {
+            request = request.header("content-type", "application/json");
+        }
         let request = request.body(Full::new(body)).map_err(|error| text(&error))?;
         let response = sender.send_request(request).await.map_err(|error| text(&error))?;
         let (head, body) = response.into_parts();
@@ -46,9 +51,10 @@ pub async fn call(node: u64, method: Method, path: &str, body: Bytes) -> Result<
 /// The last answer, when it never was.
 pub async fn until(node: u64, path: &str, wanted: impl Fn(StatusCode, &[u8]) -> bool) -> Result<(), String> {
     const PAUSE: Duration = Duration::from_millis(50);
-    const ATTEMPTS: u32 = 1200;
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let begun = clock::now();
     let mut last = String::new();
-    for _ in 0..ATTEMPTS {
+    while clock::now().since(begun) < PATIENCE {
         match request(node, Method::GET, path, Bytes::new()).await {
             Ok((status, body)) if wanted(status, &body) => return Ok(()),
             Ok((status, body)) => last = format!("{status} {}", String::from_utf8_lossy(&body)),

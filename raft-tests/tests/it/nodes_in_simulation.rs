@@ -84,7 +84,7 @@ fn acknowledged_writes_survive_crashes_that_lose_what_was_not_synced() {
     }
 }
 
-/// The shards are made when there are as many nodes as replicas; a node beyond that joins empty.
+/// The shards are made when there are as many nodes as replicas; a node beyond that gets its share of them.
 #[test]
 fn a_cluster_grows_to_its_replication_factor_and_a_further_node_gets_its_share() {
     async fn client(stage: Arc<Stage>) -> turmoil::Result {
@@ -130,6 +130,87 @@ fn a_cluster_grows_to_its_replication_factor_and_a_further_node_gets_its_share()
             world.sim.client("client", client(world.stage.clone()));
         }
     }
+    world.finish();
+}
+
+fn json(body: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(body).unwrap_or_default()
+}
+
+/// Three voters that answer, and nothing else: no replica on its way, no learner in any group.
+fn are_whole(shards: &[u8]) -> bool {
+    let shards = json(shards);
+    let is_whole = |shard: &serde_json::Value| {
+        let replicas = shard["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_right = |replica: &serde_json::Value| {
+            replica["state"] == "voter" && replica["role"] != "silent" && replica["learners"] == serde_json::json!([])
+        };
+        replicas.len() == NODES as usize && replicas.iter().all(is_right)
+    };
+    shards["shards"].as_array().is_some_and(|shards| shards.len() == 4 && shards.iter().all(is_whole))
+}
+
+/// A node that is to get a replica and stays away does not get it: after a minute the move is given up, the group is as it
+/// was, and so it is once the node is back.
+#[test]
+fn a_move_to_a_node_that_stays_away_is_given_up_and_leaves_nothing() {
+    const AWAY: u32 = 1;
+    const GIVEN_UP: u32 = 3;
+    async fn client(stage: Arc<Stage>) -> turmoil::Result {
+        for node in 1..=4 {
+            sim::until_ready(node).await?;
+        }
+        put_all("before").await?;
+        sim::until(1, "/v1/admin/shards", |_, body| are_whole(body)).await?;
+        let rests = |_: StatusCode, body: &[u8]| !String::from_utf8_lossy(body).contains("running");
+        sim::until(1, "/v1/admin/operations", rests).await?;
+        let (_, status) = sim::request(4, Method::GET, "/v1/status", Bytes::new()).await?;
+        let to = json(&status)["node"].clone();
+        let (_, shards) = sim::request(1, Method::GET, "/v1/admin/shards", Bytes::new()).await?;
+        let shards = json(&shards);
+        let has_none = |shard: &&serde_json::Value| {
+            shard["replicas"].as_array().is_some_and(|replicas| replicas.iter().all(|replica| replica["node"] != to))
+        };
+        let shard = shards["shards"].as_array().and_then(|shards| shards.iter().find(has_none)).expect("one without");
+        let (id, from) = (shard["id"].as_str().expect("an id"), &shard["replicas"][0]["node"]);
+        stage.reach(AWAY);
+        stage.wait_for(AWAY + 1).await;
+        let body = serde_json::json!({ "from": from, "to": to }).to_string();
+        let (status, begun) =
+            sim::request(1, Method::POST, &format!("/v1/admin/shards/{id}/move"), body.into()).await?;
+        assert_eq!(status, StatusCode::ACCEPTED, "{}", String::from_utf8_lossy(&begun));
+        let path = format!("/v1/admin/operations/{}", json(&begun)["id"].as_str().expect("an id"));
+        let is_given_up = |_: StatusCode, body: &[u8]| {
+            let operation = json(body);
+            operation["state"] == "failed" && operation["why"].to_string().contains("did not answer for 60 s")
+        };
+        // It is waited for longer than one wait lasts.
+        if sim::until(1, &path, is_given_up).await.is_err() {
+            sim::until(1, &path, is_given_up).await?;
+        }
+        let is_as_before = |_: StatusCode, body: &[u8]| {
+            let now = json(body);
+            let replicas = now["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+            replicas.len() == 3
+                && replicas.iter().all(|one| one["node"] != to && one["learners"] == serde_json::json!([]))
+        };
+        sim::until(1, &format!("/v1/admin/shards/{id}"), is_as_before).await?;
+        stage.reach(GIVEN_UP);
+        sim::until_ready(4).await?;
+        sim::until(1, "/v1/admin/shards", |_, body| are_whole(body)).await?;
+        sim::until(4, &format!("/v1/admin/shards/{id}"), is_as_before).await?;
+        check_all("before", |key| 1 + key as u64 % 4).await?;
+        Ok(())
+    }
+    let seed = 11;
+    let mut world = World::new(seed);
+    world.add_cluster(seed, 4, |_| {});
+    world.sim.client("client", client(world.stage.clone()));
+    world.run_until(AWAY);
+    world.crash(4);
+    world.stage.reach(AWAY + 1);
+    world.run_until(GIVEN_UP);
+    world.restart(4);
     world.finish();
 }
 
