@@ -195,6 +195,7 @@ for_both! {
     an_engine_that_failed_takes_no_more_writes_but_is_read,
     unflushed_bytes_rise_with_writes_and_are_gone_after_a_flush,
     compaction_changes_nothing_that_is_read,
+    a_checkpoint_holds_what_was_written_and_goes_its_own_way,
     an_engine_is_used_from_several_threads,
 }
 
@@ -544,4 +545,35 @@ fn errors_say_what_they_are_as_io_errors() {
     let kind = |error: Error| std::io::Error::from(error).kind();
     assert_eq!(kind(Error::Corrupt { what: String::new() }), std::io::ErrorKind::InvalidData);
     assert_eq!(kind(Error::Io { doing: String::new(), what: String::new() }), std::io::ErrorKind::Other);
+}
+
+fn a_checkpoint_holds_what_was_written_and_goes_its_own_way<F: Fixture>() {
+    let mut fixture = F::new(1);
+    let disk = fixture.disk();
+    let parent = disk.open_replica("1").unwrap();
+    for key in [b"a", b"b"] {
+        parent.write(put(key, b"old"), Durability::Buffered).unwrap();
+    }
+    parent.flush().unwrap();
+    parent.write(put(b"c", b"not flushed"), Durability::Buffered).unwrap();
+    let before = rows_of(&*parent).unwrap();
+    parent.checkpoint("2").unwrap();
+    parent.checkpoint("2").unwrap_err();
+    assert_eq!(disk.replica_directories().unwrap(), ["1", "2"]);
+    assert_eq!(rows_of(&*parent).unwrap(), before);
+    drop((parent, disk));
+    fixture.crash();
+    let disk = fixture.disk();
+    let (parent, child) = (disk.open_replica("1").unwrap(), disk.open_replica("2").unwrap());
+    assert_eq!((rows_of(&*parent).unwrap(), rows_of(&*child).unwrap()), (before.clone(), before.clone()));
+    let mut batch = Batch::default();
+    batch.delete(&b"a"[..]);
+    child.write(batch, Durability::Buffered).unwrap();
+    child.write(put(b"d", b"new"), Durability::Buffered).unwrap();
+    child.flush().unwrap();
+    child.compact(&EVERYTHING);
+    assert_eq!(rows_of(&*parent).unwrap(), before);
+    drop(parent);
+    disk.remove_replica("1").unwrap();
+    assert_eq!(rows_of(&*child).unwrap().keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"b", b"c", b"d"]);
 }

@@ -16,10 +16,12 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `01` | replica identity: store, replica, shard. The only key that a snapshot does not carry |
+//! | `01` | replica identity: store, replica, shard. A snapshot does not carry it |
 //! | `02` | applied log id and membership |
 //! | `03` | shard state: range, epoch, revision clock, shard time, dedup count |
 //! | `04` | catalog (meta group only) |
+//! | `05` | epoch with which the last split left rows here that are the shard's no more. A snapshot does not carry it |
+//! | `06` | the same, once those are removed |
 //! | `10` ‖ user key | row |
 //! | `20` ‖ token ‖ idempotency key | dedup record (the position in a batch will follow the key, so its length stands first) |
 //! | `21` ‖ shard time ‖ dedup key | index of dedup records by age, no value |
@@ -96,6 +98,8 @@ pub const REPLICA_IDENTITY: &[u8] = &[0x01];
 pub const APPLIED: &[u8] = &[0x02];
 pub const SHARD_STATE: &[u8] = &[0x03];
 pub const CATALOG: &[u8] = &[0x04];
+pub const LEFT_OVERS: &[u8] = &[0x05];
+pub const LEFT_OVERS_REMOVED: &[u8] = &[0x06];
 const ROW: u8 = 0x10;
 const DEDUP: u8 = 0x20;
 const DEDUP_AGE: u8 = 0x21;
@@ -126,6 +130,18 @@ pub fn dedup(token: u64, idempotency_key: &[u8]) -> Bytes {
     key.put_u8(length);
     key.put_slice(idempotency_key);
     key.freeze()
+}
+
+/// Dedup records of the tokens from `first` to `last`.
+pub fn dedup_range(first: u64, last: u64) -> KeyRange {
+    let from = |token: u64| {
+        let mut key = BytesMut::with_capacity(9);
+        key.put_u8(DEDUP);
+        key.put_u64(token);
+        key.freeze()
+    };
+    let before = last.checked_add(1).map_or_else(|| Bytes::from_static(&[DEDUP + 1]), from);
+    KeyRange { from: from(first), before: Some(before) }
 }
 
 /// The token in a dedup record's key, by which a record belongs to a shard.
@@ -184,6 +200,7 @@ mod tests {
         assert_eq!(hex(&entry(replica, 7)), "0400000000000001020000000000000007");
         assert_eq!(hex(LOG_CATALOG_COPY), "05");
         assert_eq!([REPLICA_IDENTITY, APPLIED, SHARD_STATE, CATALOG].map(hex), ["01", "02", "03", "04"]);
+        assert_eq!([LEFT_OVERS, LEFT_OVERS_REMOVED].map(hex), ["05", "06"]);
         assert_eq!(hex(&row(b"a/b")), "10612f62");
         assert_eq!(hex(&dedup(9, b"k")), "200000000000000009016b");
         assert_eq!(hex(&dedup_age(1, &dedup(9, b"k"))), "210000000000000001200000000000000009016b");
@@ -212,6 +229,8 @@ mod tests {
         assert_eq!(ends(row_range(b"a", Some(b"b"))), both("1061", "1062"));
         assert_eq!(ends(row_range(b"", None)), both("10", "11"));
         assert_eq!(ends(dedup_age_before(0x0102)), both("21", "210000000000000102"));
+        assert_eq!(ends(dedup_range(1, 0x0102)), both("200000000000000001", "200000000000000103"));
+        assert_eq!(ends(dedup_range(1, u64::MAX)), both("200000000000000001", "21"));
     }
 
     #[test]

@@ -72,6 +72,15 @@ impl LogStore {
         self.shared.writer.write_synced(vec![change]).await
     }
 
+    /// Durably forgets a replica that was being born and does not count. Harmless when there is no record.
+    pub async fn forget_born(&self, replica: ReplicaId) -> Result<(), Error> {
+        let change = self.registry().forget_born(replica)?;
+        match change {
+            Some(change) => self.shared.writer.write_synced(vec![change]).await,
+            None => Ok(()),
+        }
+    }
+
     /// The point of no return of a destroyed replica: tombstone written, vote and log deleted, in one synced batch.
     pub async fn destroy(&self, replica: ReplicaId, tombstone: RegistryRecord) -> Result<(), Error> {
         let mut changes = vec![self.registry().change(replica, tombstone)?];

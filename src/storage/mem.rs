@@ -469,6 +469,26 @@ impl Engine for MemEngine {
         Ok(())
     }
 
+    fn checkpoint(&self, directory: &str) -> Result<(), Error> {
+        check_directory_name(directory)?;
+        self.flush()?;
+        let mut disk = lock(&self.disk);
+        let rows = self.handle.store("copying")?.rows.clone();
+        if disk.replicas.contains_key(directory) {
+            let what = "it is there".to_string();
+            return Err(Error::Io { doing: format!("copying into replicas/{directory}"), what });
+        }
+        disk.step("copying a directory")?;
+        let copy = Store::new(&format!("replicas/{directory}"), false);
+        {
+            let mut copy = lock(&copy);
+            copy.durable = rows.as_ref().clone();
+            copy.rows = rows;
+        }
+        disk.replicas.insert(directory.to_string(), copy);
+        Ok(())
+    }
+
     fn unflushed_bytes(&self) -> u64 {
         let Ok(store) = self.handle.store("measuring") else { return 0 };
         store.unsynced.iter().map(batch_bytes).map(as_u64).sum()

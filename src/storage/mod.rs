@@ -114,6 +114,12 @@ pub trait Engine: Send + Sync + 'static {
     fn view(&self) -> Box<dyn View>;
     /// Everything written before the call is durable on return. Waits for the disk; on a data engine writes go on.
     fn flush(&self) -> Result<(), Error>;
+    /// Makes a replica directory of this name that holds everything written before the call; durable on return. On a file
+    /// system the two share their files as long as neither changes them. Data engines alone.
+    ///
+    /// # Errors
+    /// When a directory of this name is there.
+    fn checkpoint(&self, directory: &str) -> Result<(), Error>;
     /// Bytes held in memory and not yet flushed.
     fn unflushed_bytes(&self) -> u64;
     /// Bytes on disk, roughly.

@@ -93,6 +93,22 @@ impl ReplicaStore {
         &self.shared.disk
     }
 
+    /// Makes the directory of a replica that begins with everything that is here, and with `changes` to it. Durable on
+    /// return; what an interrupted attempt left is replaced, because without a record that counts its Raft never ran. The
+    /// caller sees to it that nothing is written here meanwhile. Blocks.
+    pub fn bear(&self, child: ReplicaIdentity, directory: u64, changes: Batch) -> Result<Self, Error> {
+        let disk = self.shared.disk.clone();
+        let name = directory_name(child.replica, directory);
+        disk.remove_replica(&name)?;
+        self.engine().checkpoint(&name)?;
+        let engine = disk.open_replica(&name)?;
+        let mut batch = changes;
+        batch.put(Bytes::from_static(keys::REPLICA_IDENTITY), encode_identity(&child));
+        engine.write(batch, Durability::Buffered)?;
+        engine.flush()?;
+        Ok(Self::with(disk, child, directory, engine))
+    }
+
     /// Starts an empty directory that a snapshot is written into. The current one stays in use.
     pub fn begin_install(&self, directory: u64) -> Result<Install, Error> {
         let engine = fresh_engine(self.shared.disk.as_ref(), self.shared.identity, directory)?;

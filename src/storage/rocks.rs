@@ -57,6 +57,13 @@ struct Root {
     _lock: File,
 }
 
+impl Root {
+    /// Where the replica directory of this name is to be, and what holds them all.
+    fn replica_path(&self, directory: &str) -> Result<(PathBuf, PathBuf), Error> {
+        Ok((self.path.join(RocksDisk::replica_name(directory)?), self.path.join(REPLICAS_DIRECTORY)))
+    }
+}
+
 /// Takes a name out of the open ones when the RocksDB behind it has closed.
 struct OpenMark {
     root: Arc<Root>,

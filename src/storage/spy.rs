@@ -186,6 +186,10 @@ impl Engine for SpyEngine {
         Ok(())
     }
 
+    fn checkpoint(&self, directory: &str) -> Result<(), Error> {
+        self.inner.checkpoint(directory)
+    }
+
     fn unflushed_bytes(&self) -> u64 {
         self.inner.unflushed_bytes()
     }

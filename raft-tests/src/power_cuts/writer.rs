@@ -116,7 +116,7 @@ fn open(directory: &Path) -> Result<(RocksDisk, LogStore, Held), Error> {
     }
     let directory = match store.record(replica(NODE)).map(|record| record.state) {
         Some(ReplicaLife::Live { directory }) => directory,
-        Some(ReplicaLife::Tombstone) => return Err(damaged("a tombstone that nobody wrote".to_string())),
+        Some(other) => return Err(damaged(format!("a record that nobody wrote: {other:?}"))),
         None => 0,
     };
     Ok((disk, store, Held { identity: number.unwrap_or(0), directory, ..Held::default() }))

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{CompactOptions, DB, ErrorKind, IteratorMode, ReadOptions, Snapshot, WriteBatch, properties};
 
 use super::super::wal::Found;
 use super::super::{Batch, Change, Durability, Engine, Error, KeyRange, Row, TableBytes, View};
-use super::OpenMark;
 use super::compactor::Closed;
 use super::options::{Kind, Shared, read_options};
+use super::{OpenMark, sync_directory};
 
 /// Buffered changes that the log engine keeps before it syncs them of its own accord, in bytes.
 const BUFFERED_BYTES_MAX: usize = 1 << 20;
@@ -203,6 +204,15 @@ impl Engine for RocksEngine {
                 self.settle(&mut writer, "flushing", result)
             }
         }
+    }
+
+    fn checkpoint(&self, directory: &str) -> Result<(), Error> {
+        // Flushed by the engine and not by RocksDB on the way: so a failure is this engine's.
+        self.flush()?;
+        let (path, replicas) = self.store.mark.root.replica_path(directory)?;
+        let made = Checkpoint::new(&self.store.db).and_then(|checkpoint| checkpoint.create_checkpoint(&path));
+        made.map_err(|error| translate("copying into", &path, &error))?;
+        sync_directory(&replicas)
     }
 
     fn unflushed_bytes(&self) -> u64 {

@@ -127,6 +127,10 @@ impl Engine for LaggingLog {
     fn flush(&self) -> Result<(), Error> {
         self.inner.flush()
     }
+    fn checkpoint(&self, directory: &str) -> Result<(), Error> {
+        self.inner.checkpoint(directory)
+    }
+
     fn unflushed_bytes(&self) -> u64 {
         self.inner.unflushed_bytes()
     }
