@@ -53,6 +53,12 @@ methods! {
     NewestCatalog = 40,
     /// For how long a node has not heard of each of the others.
     Silences = 41,
+    /// Router: what a shard's own state says of splits, asked of its leader.
+    SplitState = 42,
+    /// Router: where a shard can be split, asked of its leader.
+    SplitPoint = 43,
+    /// A replica flushes its rows: asked in front of a split, so that the child's birth has little to write.
+    Flush = 44,
 }
 
 #[cfg(test)]
@@ -80,6 +86,9 @@ mod tests {
             (39, Method::Members),
             (40, Method::NewestCatalog),
             (41, Method::Silences),
+            (42, Method::SplitState),
+            (43, Method::SplitPoint),
+            (44, Method::Flush),
         ];
         for number in 0..=u8::MAX {
             let known = pinned.iter().find(|(pinned, _)| *pinned == number).map(|(_, method)| *method);

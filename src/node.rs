@@ -272,6 +272,10 @@ impl Node {
             let (host, background) = (host.clone(), background.clone());
             tasks.spawn(async move { host.run_flusher(background).await });
         }
+        {
+            let (host, background) = (host.clone(), background.clone());
+            tasks.spawn(async move { host.run_cleaner(background).await });
+        }
         context.begin(router.clone(), cluster);
         info!(%cluster, %node, "serving");
         Ok(Self {

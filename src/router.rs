@@ -15,7 +15,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-pub use remote::{ReadRequest, RemoteAnswer, RemoteRead, RemoteScan, ScanShardRequest, Timed, WriteRequest};
+pub use remote::{
+    ReadRequest, RemoteAnswer, RemoteRead, RemoteScan, ScanShardRequest, SplitPointRequest, Timed, WriteRequest,
+};
 pub use scan::{Page, PageRequest};
 pub use silence::{Silence, Silences};
 
@@ -25,7 +27,7 @@ use crate::machine::row::RowValue;
 use crate::machine::{Command, Response, Write};
 use crate::meters::{self, Stage};
 use crate::method::Method;
-use crate::ring::{Ring, token_of};
+use crate::ring::{Ring, Token, token_of};
 use crate::shard::{self, Consistency, Host, ReplicaReport};
 use crate::transport::{CallError, Lane};
 use crate::types::{META_SHARD, NodeId, Outcome, ShardId};
@@ -383,6 +385,21 @@ impl Router {
         self.at_leader(|| Some(shard), Options { deadline, forward: true }, &AskMembers).await
     }
 
+    /// What a shard's own state says of splits, as its leader knows after a quorum confirmed it.
+    pub async fn split_state(&self, shard: ShardId, deadline: Moment) -> Result<shard::SplitState, Error> {
+        self.at_leader(|| Some(shard), Options { deadline, forward: true }, &AskSplitState).await
+    }
+
+    /// Where a shard can be split: at the token asked about, or else at the median of its rows.
+    pub async fn split_point(
+        &self,
+        shard: ShardId,
+        wanted: Option<Token>,
+        deadline: Moment,
+    ) -> Result<shard::SplitPoint, Error> {
+        self.at_leader(|| Some(shard), Options { deadline, forward: true }, &AskSplitPoint { wanted }).await
+    }
+
     /// The catalog with everything that was acknowledged before the call, wherever the meta group's leader is. What a
     /// node knows by itself may be older.
     pub async fn newest_catalog(&self, deadline: Moment) -> Result<Arc<Catalog>, Error> {
@@ -413,7 +430,10 @@ impl Router {
         deadline: Moment,
     ) -> Attempt<T> {
         // A read changes nothing: it may be asked again, and need not wait for a silent node until its deadline.
-        let is_read = matches!(method, Method::Read | Method::Scan | Method::Members | Method::NewestCatalog);
+        let is_read = matches!(
+            method,
+            Method::Read | Method::Scan | Method::Members | Method::NewestCatalog | Method::SplitState
+        );
         let left = deadline.since(clock::now());
         let left = if is_read { left.min(READ_ATTEMPT_MAX) } else { left };
         let asked = clock::now();
@@ -527,6 +547,49 @@ impl Routed for AskMembers {
         match target {
             Target::Local(group) => local(shard, group.members(deadline).await),
             Target::Node(node) => router.call(node, Method::Members, shard, &shard, deadline).await,
+        }
+    }
+}
+
+struct AskSplitState;
+
+impl Routed for AskSplitState {
+    type Answer = shard::SplitState;
+
+    async fn attempt(
+        &self,
+        router: &Router,
+        target: Target,
+        shard: ShardId,
+        deadline: Moment,
+    ) -> Attempt<shard::SplitState> {
+        match target {
+            Target::Local(group) => local(shard, group.split_state(deadline).await),
+            Target::Node(node) => router.call(node, Method::SplitState, shard, &shard, deadline).await,
+        }
+    }
+}
+
+struct AskSplitPoint {
+    wanted: Option<Token>,
+}
+
+impl Routed for AskSplitPoint {
+    type Answer = shard::SplitPoint;
+
+    async fn attempt(
+        &self,
+        router: &Router,
+        target: Target,
+        shard: ShardId,
+        deadline: Moment,
+    ) -> Attempt<shard::SplitPoint> {
+        match target {
+            Target::Local(group) => local(shard, group.split_point(self.wanted, deadline).await),
+            Target::Node(node) => {
+                let request = SplitPointRequest { shard, wanted: self.wanted };
+                router.call(node, Method::SplitPoint, shard, &request, deadline).await
+            }
         }
     }
 }

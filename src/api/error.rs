@@ -79,6 +79,7 @@ codes! {
     CannotTransfer = "cannot-transfer", UNPROCESSABLE_ENTITY, "The node cannot lead the shard";
     CannotDrain = "cannot-drain", UNPROCESSABLE_ENTITY, "The node cannot be drained, or is not";
     CannotMove = "cannot-move", UNPROCESSABLE_ENTITY, "The replica cannot be moved as asked for";
+    CannotSplit = "cannot-split", UNPROCESSABLE_ENTITY, "The shard cannot be split as asked for";
     IdempotencyKeyReuse = "idempotency-key-reuse", UNPROCESSABLE_ENTITY, "The idempotency key belongs to another request";
     RevisionMismatch = "revision-mismatch", PRECONDITION_FAILED, "The key is not at the revision asked for";
     WrongNode = "wrong-node", MISDIRECTED_REQUEST, "Another node leads the key's shard";
@@ -111,6 +112,7 @@ impl Code {
             | Code::EpochMismatch
             | Code::CannotTransfer
             | Code::CannotMove
+            | Code::CannotSplit
             | Code::CannotDrain
             | Code::IdempotencyKeyReuse
             | Code::RevisionMismatch

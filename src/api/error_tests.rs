@@ -25,6 +25,7 @@ const TABLE: &[Row] = &[
     (422, "cannot-transfer", NOT, NOT, NOT),
     (422, "cannot-drain", NOT, NOT, NOT),
     (422, "cannot-move", NOT, NOT, NOT),
+    (422, "cannot-split", NOT, NOT, NOT),
     (422, "idempotency-key-reuse", NOT, NOT, NOT),
     (412, "revision-mismatch", NOT, NOT, NOT),
     (421, "wrong-node", NOT, NOT, NOT),

@@ -286,6 +286,7 @@ where
         Endpoint::AdminDecommission => {
             operations::of_node(&call(query)?, variable, |node| OperationKind::Decommission { node }, body).await
         }
+        Endpoint::AdminSplit => operations::split(&call(query)?, variable, body).await,
         Endpoint::AdminMove => operations::move_replica(&call(query)?, variable, body).await,
         Endpoint::AdminEvents => operations::events(&call(query)?),
         Endpoint::AdminOperations => operations::list(&call(query)?),

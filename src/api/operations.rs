@@ -14,6 +14,8 @@ use crate::catalog::{
     self, Catalog, CatalogCommand, CatalogResponse, Operation, OperationCause, OperationKind, OperationState, Refusal,
 };
 use crate::clock;
+use crate::ring::Token;
+use crate::shard::SplitPoint;
 use crate::types::{NodeId, OperationId, ShardId};
 
 /// `/v1/admin/operations`: those that run, and the newest of those that have ended; the newest first.
@@ -48,6 +50,10 @@ fn told(catalog: &Catalog, operation: &Operation) -> Value {
         (OperationState::GivingUp { .. }, _) => "taking-back",
         (OperationState::Running, OperationKind::TransferLeader { .. }) => "handing-over",
         (OperationState::Running, OperationKind::Move { .. }) => "moving",
+        (OperationState::Running, OperationKind::Split { .. }) => match &operation.split {
+            Some(plan) if plan.is_published => "starting-replicas",
+            _ => "splitting",
+        },
         (OperationState::Running, _) => "emptying",
     };
     let mut body = json!(operation);
@@ -95,6 +101,59 @@ where
     begin(call, OperationKind::Move { shard, from, to }).await
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Split {
+    at_token: Option<Token>,
+    #[serde(default)]
+    auto: bool,
+}
+
+/// `POST /v1/admin/shards/{id}/split`
+pub(super) async fn split<B>(call: &Call<'_>, shard: &str, body: &mut B) -> Answer
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    const EXPECTED: &str = r#"{"at_token": "<16 hex digits>"} or {"auto": true}"#;
+    let shard = shard_id(shard)?;
+    let Split { at_token, auto } = arguments(call, body, EXPECTED).await?;
+    if at_token.is_some() == auto {
+        return Err(Problem::new(Code::BadEncoding, format!("the body is to be {EXPECTED}: one of the two")));
+    }
+    let unread = |error| Problem::from_router(error, call, false);
+    let newest = call.router().newest_catalog(call.deadline).await.map_err(unread)?;
+    let at = match begun_before(call, &newest, shard)? {
+        Some(at) => at,
+        None => {
+            let range = newest.shards.get(&shard).and_then(|shard| shard.range);
+            let at = at_token.or(range.map(|range| range.last)).unwrap_or_default();
+            let mut copy = Some(Catalog::clone(&newest));
+            // What stands in the way of any token is said before the rows are read.
+            if let CatalogResponse::Refused { why } =
+                catalog::apply(&mut copy, &command(call, OperationKind::Split { shard, at })?)
+            {
+                return Err(refused(&why, Code::CannotSplit));
+            }
+            match call.router().split_point(shard, at_token, call.deadline).await.map_err(unread)? {
+                SplitPoint::At { token } => token,
+                SplitPoint::None { why } => return Err(Problem::new(Code::CannotSplit, why).with_shard(shard)),
+            }
+        }
+    };
+    begin(call, OperationKind::Split { shard, at }).await
+}
+
+/// The token of the split that was begun with the same idempotency key: the median may be another one by now.
+fn begun_before(call: &Call<'_>, catalog: &Catalog, shard: ShardId) -> Result<Option<Token>, Box<Problem>> {
+    let Some(key) = headers::idempotency_key(call.headers)? else { return Ok(None) };
+    let same_key = |operation: &&Operation| operation.idempotency_key.as_ref().map(String::as_bytes) == Some(&key);
+    Ok(catalog.operations.iter().find(same_key).and_then(|operation| match operation.kind {
+        OperationKind::Split { shard: split, at } if split == shard => Some(at),
+        _ => None,
+    }))
+}
+
 /// `POST /v1/admin/nodes/{id}/drain`, `…/undrain` and `…/decommission`
 pub(super) async fn of_node<B>(call: &Call<'_>, node: &str, kind: fn(NodeId) -> OperationKind, body: &mut B) -> Answer
 where
@@ -130,23 +189,28 @@ where
         .map_err(|error| Problem::new(Code::BadEncoding, format!("the body is to be {expected}: {error}")))
 }
 
-async fn begin(call: &Call<'_>, kind: OperationKind) -> Answer {
+fn command(call: &Call<'_>, kind: OperationKind) -> Result<CatalogCommand, Box<Problem>> {
     let key = headers::idempotency_key(call.headers)?;
-    let cannot = match &kind {
-        OperationKind::TransferLeader { .. } => Code::CannotTransfer,
-        OperationKind::Move { .. } => Code::CannotMove,
-        OperationKind::Drain { .. } | OperationKind::Undrain { .. } | OperationKind::Decommission { .. } => {
-            Code::CannotDrain
-        }
-    };
-    let command = CatalogCommand::BeginOperation {
+    Ok(CatalogCommand::BeginOperation {
         kind,
         cause: OperationCause::Asked,
         expected_epoch: headers::expected_epoch(call.headers)?,
         // It was found to be printable ASCII.
         idempotency_key: key.map(|key| String::from_utf8_lossy(&key).into_owned()),
         time_ms: clock::wall_ms(),
+    })
+}
+
+async fn begin(call: &Call<'_>, kind: OperationKind) -> Answer {
+    let cannot = match &kind {
+        OperationKind::TransferLeader { .. } => Code::CannotTransfer,
+        OperationKind::Move { .. } => Code::CannotMove,
+        OperationKind::Split { .. } => Code::CannotSplit,
+        OperationKind::Drain { .. } | OperationKind::Undrain { .. } | OperationKind::Decommission { .. } => {
+            Code::CannotDrain
+        }
     };
+    let command = command(call, kind)?;
     if call.query.flag("dry_run")? {
         return dry_run(call, &command, cannot);
     }
@@ -219,6 +283,8 @@ fn refused(why: &Refusal, cannot: Code) -> Box<Problem> {
         Refusal::ShardNotLive { shard }
         | Refusal::NodeHoldsNoReplica { shard, .. }
         | Refusal::NodeHoldsReplica { shard, .. }
+        | Refusal::NotToBeSplit { shard }
+        | Refusal::TokenOutside { shard, .. }
         | Refusal::ReplicaNotVoter { shard, .. } => problem(cannot).with_shard(*shard),
         Refusal::NotFounded => Problem::starting(),
         _ => problem(Code::Internal),

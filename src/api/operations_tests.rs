@@ -35,6 +35,7 @@ fn an_operation_is_told_with_its_progress() {
         id: OperationId(1),
         kind: OperationKind::TransferLeader { shard: ShardId(2), to: NodeId(3) },
         state: OperationState::Running,
+        split: None,
         cause: OperationCause::Asked,
         idempotency_key: None,
         begun_ms: 4,

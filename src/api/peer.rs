@@ -15,9 +15,12 @@ use crate::catalog::{CatalogCommand, CatalogResponse, NodeProfile};
 use crate::clock::{self, Moment};
 use crate::machine::{Command, Response};
 use crate::method::Method;
+use crate::mutants::planted;
 use crate::raft::network::GroupHeader;
 use crate::raft::snapshot;
-use crate::router::{ReadRequest, RemoteRead, RemoteScan, Router, ScanShardRequest, Timed, WriteRequest};
+use crate::router::{
+    ReadRequest, RemoteRead, RemoteScan, Router, ScanShardRequest, SplitPointRequest, Timed, WriteRequest,
+};
 
 use crate::shard;
 use crate::storage::off_runtime;
@@ -129,6 +132,7 @@ async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Mom
     match method {
         Method::Append | Method::Vote | Method::PreVote | Method::TransferLeader | Method::SnapshotChunk => {
             let header = GroupHeader::decode(&mut body).map_err(malformed)?;
+            planted!(RemovedStillVotes => router.host().make_again(header.shard, header.to).await);
             let Some(group) = router.host().by_replica(header.to) else {
                 return refuse(status::NO_SUCH_REPLICA, format!("replica {} does not run here", header.to)).await;
             };
@@ -166,6 +170,24 @@ async fn answer(serving: Serving, method: Method, mut body: Bytes, deadline: Mom
             let shard = ShardId::from_bytes(body).map_err(malformed)?;
             let Some(group) = router.host().group(shard) else { return Ok(not_here::<shard::Members>()) };
             Ok(Timed::of(group.members(deadline)).await.to_bytes())
+        }
+        Method::SplitState => {
+            let shard = ShardId::from_bytes(body).map_err(malformed)?;
+            let Some(group) = router.host().group(shard) else { return Ok(not_here::<shard::SplitState>()) };
+            Ok(Timed::of(group.split_state(deadline)).await.to_bytes())
+        }
+        Method::SplitPoint => {
+            let SplitPointRequest { shard, wanted } = Wire::from_bytes(body).map_err(malformed)?;
+            let Some(group) = router.host().group(shard) else { return Ok(not_here::<shard::SplitPoint>()) };
+            Ok(Timed::of(group.split_point(wanted, deadline)).await.to_bytes())
+        }
+        Method::Flush => {
+            let replica = ReplicaId::from_bytes(body).map_err(malformed)?;
+            let Some(group) = router.host().by_replica(replica) else {
+                return refuse(status::NO_SUCH_REPLICA, format!("replica {replica} does not run here")).await;
+            };
+            let flushed = group.replica().flush(false).await;
+            flushed.map(|()| Bytes::new()).map_err(|error| failure(status::REFUSED, error.to_string()))
         }
         Method::NewestCatalog => {
             let known = u64::from_bytes(body).map_err(malformed)?;
@@ -245,6 +267,7 @@ fn ready_to_lead(router: &Router, replica: ReplicaId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::Token;
     use crate::wire::golden;
 
     #[test]
@@ -259,6 +282,7 @@ mod tests {
         let digest = ReplicaDigest { shard: ShardId(1), replica: ReplicaId(2), applied_index: Some(3), hash: 4 };
         golden::check("replica_digest", &[ReplicaDigest { applied_index: None, ..digest.clone() }, digest]);
         golden::check("ready_to_lead_request", &[ReplicaId(0x0102)]);
+        golden::check("split_point_request", &[SplitPointRequest { shard: ShardId(1), wanted: Some(Token(0x0203)) }]);
         golden::check("ready_to_lead_answer", &[true, false]);
     }
 

@@ -132,6 +132,7 @@ impl Catalog {
                 self.begin_operation(kind, *cause, *expected_epoch, idempotency_key.as_ref(), *time_ms)?
             }
             CatalogCommand::MarkNode { node, is_dead, time_ms } => self.mark_node(*node, *is_dead, *time_ms)?,
+            CatalogCommand::PublishSplit { operation } => self.publish_split(*operation)?,
             CatalogCommand::GiveUpOperation { operation, why } => self.give_up_operation(*operation, why)?,
             CatalogCommand::EndOperation { operation, failure, time_ms } => {
                 self.end_operation(*operation, failure.as_ref(), *time_ms)?

@@ -1,5 +1,6 @@
 //! Commands that change the catalog, and what they are answered. Both travel in the meta group's log and over the wire.
 
+use crate::ring::Token;
 use crate::types::{ClusterId, Epoch, NodeId, OperationId, ReplicaId, Revision, ShardId};
 use crate::wire_enum;
 
@@ -49,6 +50,8 @@ pub enum CatalogCommand {
     EndOperation { operation: OperationId, failure: Option<String>, time_ms: u64 },
     /// A move will not be done, unless it is too late for that. Idempotent.
     GiveUpOperation { operation: OperationId, why: String },
+    /// The parent of a split has split: its child is known from now on. Idempotent.
+    PublishSplit { operation: OperationId },
     /// Most voters of the meta group have not heard of the node for the grace period, or hear of it again. Idempotent.
     MarkNode { node: NodeId, is_dead: bool, time_ms: u64 },
 }
@@ -67,6 +70,7 @@ wire_enum!(CatalogCommand {
     12 => EndOperation { operation, failure, time_ms },
     13 => GiveUpOperation { operation, why },
     14 => MarkNode { node, is_dead, time_ms },
+    15 => PublishSplit { operation },
 });
 
 /// What a command did. `version` is the catalog's after the command; a command that found its work done changes nothing
@@ -173,6 +177,12 @@ pub enum Refusal {
     NodeEpochMismatch { node: NodeId, epoch: Epoch },
     #[error("node {node} is in the hands of operation {operation}")]
     NodeOperationRunning { node: NodeId, operation: OperationId },
+    #[error("shard {shard} keeps the catalog and is never split")]
+    NotToBeSplit { shard: ShardId },
+    #[error("a split of shard {shard} is at a token behind {first} and up to {last}")]
+    TokenOutside { shard: ShardId, first: Token, last: Token },
+    #[error("operation {operation} has not split its shard")]
+    NoSplit { operation: OperationId },
 }
 wire_enum!(Refusal {
     1 => NotFounded,
@@ -207,4 +217,7 @@ wire_enum!(Refusal {
     30 => NodeTakesNoReplicas { node },
     31 => NodeEpochMismatch { node, epoch },
     32 => NodeOperationRunning { node, operation },
+    33 => NotToBeSplit { shard },
+    34 => TokenOutside { shard, first, last },
+    35 => NoSplit { operation },
 });

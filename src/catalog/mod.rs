@@ -10,6 +10,7 @@ mod descriptor;
 mod event;
 mod nodes;
 mod operation;
+mod split;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use self::operation::{
     ENDED_OPERATIONS_KEPT, OPERATION_KEY_BYTES_MAX, Operation, OperationCause, OperationKind, OperationState,
     Operations,
 };
+pub use self::split::{ReplicaBirth, SplitPlan};
 
 use self::descriptor::{decode_map, encode_map};
 use crate::ring::{Ring, Token, TokenRange};

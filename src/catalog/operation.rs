@@ -10,7 +10,9 @@ use super::apply::{Done, Result};
 use super::command::Refusal;
 use super::descriptor::{Described, ReplicaDescriptor, ReplicaState};
 use super::event::EventKind;
+use super::split::SplitPlan;
 use super::{Catalog, decode_map, encode_map};
+use crate::ring::Token;
 use crate::types::{Epoch, NodeId, OperationId, ShardId};
 use crate::wire::{Wire, WireError};
 use crate::{wire_enum, wire_struct};
@@ -28,6 +30,8 @@ pub enum OperationKind {
     TransferLeader { shard: ShardId, to: NodeId },
     /// A replica of the shard on `to`, filled and made a voter, in place of the one on `from`.
     Move { shard: ShardId, from: NodeId, to: NodeId },
+    /// Two shards out of one: tokens from `at` on become a child's, on the same nodes.
+    Split { shard: ShardId, at: Token },
     /// The node gives its leaderships and its replicas away and gets none.
     Drain { node: NodeId },
     /// The node takes replicas again. Ends what drains it, and is over at once.
@@ -41,13 +45,16 @@ wire_enum!(OperationKind {
     3 => Drain { node },
     4 => Undrain { node },
     5 => Decommission { node },
+    6 => Split { shard, at },
 });
 
 impl OperationKind {
     /// The shards that nobody else may work on.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         match self {
-            OperationKind::TransferLeader { shard, .. } | OperationKind::Move { shard, .. } => Some(*shard),
+            OperationKind::TransferLeader { shard, .. }
+            | OperationKind::Move { shard, .. }
+            | OperationKind::Split { shard, .. } => Some(*shard),
             OperationKind::Drain { .. } | OperationKind::Undrain { .. } | OperationKind::Decommission { .. } => None,
         }
         .into_iter()
@@ -60,7 +67,7 @@ impl OperationKind {
             OperationKind::Drain { node } | OperationKind::Undrain { node } | OperationKind::Decommission { node } => {
                 Some(*node)
             }
-            OperationKind::TransferLeader { .. } | OperationKind::Move { .. } => None,
+            OperationKind::TransferLeader { .. } | OperationKind::Move { .. } | OperationKind::Split { .. } => None,
         }
     }
 }
@@ -101,18 +108,26 @@ pub struct Operation {
     #[serde(flatten)]
     pub state: OperationState,
     pub cause: OperationCause,
+    /// Of a split alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitPlan>,
     /// Whoever asks again with the same key gets this operation again, as long as it is kept.
     pub idempotency_key: Option<String>,
     pub begun_ms: u64,
     pub ended_ms: Option<u64>,
 }
-wire_struct!(Operation { id, kind, state, cause, idempotency_key, begun_ms, ended_ms });
+wire_struct!(Operation { id, kind, state, cause, split, idempotency_key, begun_ms, ended_ms });
 
 impl Operation {
     /// It has not ended: it goes on, or what it had begun is being taken back.
     #[must_use]
     pub fn is_running(&self) -> bool {
         matches!(self.state, OperationState::Running | OperationState::GivingUp { .. })
+    }
+
+    /// The shards that nobody else may work on: a split has its child too (`models` §11).
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        self.kind.shards().chain(self.split.as_ref().map(|plan| plan.child))
     }
 }
 
@@ -158,13 +173,19 @@ impl Operations {
     /// The operation that holds a shard.
     #[must_use]
     pub fn on_shard(&self, shard: ShardId) -> Option<&Operation> {
-        self.running().find(|operation| operation.kind.shards().any(|held| held == shard))
+        self.running().find(|operation| operation.shards().any(|held| held == shard))
     }
 
     /// The operation that drains a node.
     #[must_use]
     pub fn on_node(&self, node: NodeId) -> Option<&Operation> {
         self.running().find(|operation| operation.kind.node() == Some(node))
+    }
+
+    pub(super) fn split_is_published(&mut self, id: OperationId) {
+        if let Some(plan) = self.by_id.get_mut(&id).and_then(|operation| operation.split.as_mut()) {
+            plan.is_published = true;
+        }
     }
 
     pub(super) fn check(&self) -> std::result::Result<(), String> {
@@ -178,7 +199,7 @@ impl Operations {
             if operation.is_running() != operation.ended_ms.is_none() {
                 return Err(format!("operation {id} is {:?} and ended at {:?}", operation.state, operation.ended_ms));
             }
-            if operation.is_running() && !operation.kind.shards().all(|shard| held.insert(shard)) {
+            if operation.is_running() && !operation.shards().all(|shard| held.insert(shard)) {
                 return Err(format!("operation {id} holds a shard of another"));
             }
             if operation.is_running() && operation.kind.node().is_some_and(|node| !nodes.insert(node)) {
@@ -248,7 +269,7 @@ impl Catalog {
                 return Err(Refusal::NodeOperationRunning { node, operation: running.id });
             }
         }
-        self.first_step(kind, cause)?;
+        let split = self.first_step(kind, cause)?;
         let id = OperationId(self.operations.next);
         self.operations.next += 1;
         let operation = Operation {
@@ -256,6 +277,7 @@ impl Catalog {
             kind: kind.clone(),
             state: OperationState::Running,
             cause,
+            split,
             idempotency_key: idempotency_key.cloned(),
             begun_ms: time_ms,
             ended_ms: None,
@@ -274,8 +296,9 @@ impl Catalog {
     }
 
     /// What the catalog itself changes at the beginning: checked in full before anything is changed.
-    fn first_step(&mut self, kind: &OperationKind, cause: OperationCause) -> Result<()> {
+    fn first_step(&mut self, kind: &OperationKind, cause: OperationCause) -> Result<Option<SplitPlan>> {
         match kind {
+            OperationKind::Split { shard, at } => return self.begin_split(*shard, *at).map(Some),
             OperationKind::Move { shard, from, to } => self.begin_move(*shard, *from, *to, cause),
             OperationKind::Drain { node } | OperationKind::Decommission { node } => self.begin_drain(*node),
             OperationKind::Undrain { node } => {
@@ -299,6 +322,7 @@ impl Catalog {
                 Ok(())
             }
         }
+        .map(|()| None)
     }
 
     /// Orders the replica that is to come, under a fresh id; the one that is to go stays until it is replaced.
@@ -330,13 +354,17 @@ impl Catalog {
     /// The replica that was to come is not wanted any more (`models` §15): the group lets it go, then the operation ends.
     pub(super) fn give_up_operation(&mut self, id: OperationId, why: &str) -> Result<Done> {
         let operation = self.operations.by_id.get_mut(&id).ok_or(Refusal::NoSuchOperation { operation: id })?;
-        let OperationKind::Move { shard, to, .. } = operation.kind else {
+        let is_published = operation.split.as_ref().is_some_and(|plan| plan.is_published);
+        let can_be_given_up = matches!(operation.kind, OperationKind::Move { .. } | OperationKind::Split { .. });
+        if !can_be_given_up || is_published {
             return Err(Refusal::NothingToTakeBack { operation: id });
-        };
+        }
         if operation.state != OperationState::Running {
             return Ok(Done::NOTHING_TO_DO);
         }
         operation.state = OperationState::GivingUp { why: why.to_string() };
+        // What a split has begun is fenced in the parent's log, and nothing of it is here yet.
+        let OperationKind::Move { shard, to, .. } = operation.kind else { return Ok(Done::CHANGED) };
         self.prefer_no_longer(shard, to);
         let comes = self.live_shard_mut(shard)?.replicas.iter_mut().find(|replica| replica.node == to);
         if let Some(replica) = comes {
@@ -350,6 +378,8 @@ impl Catalog {
         if !operation.is_running() {
             return Ok(Done::NOTHING_TO_DO);
         }
+        self.check_split_end(id, failure.is_some())?;
+        let operation = self.operations.by_id.get_mut(&id).expect("found above");
         let is_a_move = matches!(operation.kind, OperationKind::Move { .. });
         if is_a_move && failure.is_some() && operation.state == OperationState::Running {
             return Err(Refusal::NotGivenUp { operation: id });
@@ -370,7 +400,7 @@ impl Catalog {
                 OperationKind::TransferLeader { .. } | OperationKind::Drain { .. } | OperationKind::Decommission { .. },
                 false,
             )
-            | (OperationKind::Undrain { .. }, _) => {}
+            | (OperationKind::Undrain { .. } | OperationKind::Split { .. }, _) => {}
             (OperationKind::Drain { node } | OperationKind::Decommission { node }, true) => {
                 self.set_draining(node, false)?;
             }

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use super::bench::args::BenchArgs;
 use super::check::DiskArgs;
 use super::exit::Failure;
+use crate::ring::Token;
 use crate::types::{Epoch, NodeId, OperationId, ShardId};
 
 mod files;
@@ -154,6 +155,14 @@ pub(super) enum ShardCommand {
         #[command(flatten)]
         begin: BeginArgs,
     },
+    /// Make two shards out of one, on the same nodes.
+    Split {
+        id: ShardId,
+        #[command(flatten)]
+        at: SplitAt,
+        #[command(flatten)]
+        begin: BeginArgs,
+    },
     /// Put a replica on another node, in place of one that the shard has.
     Move {
         id: ShardId,
@@ -166,6 +175,17 @@ pub(super) enum ShardCommand {
         #[command(flatten)]
         begin: BeginArgs,
     },
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct SplitAt {
+    /// The first token of the new shard, as 16 hex digits; there must be keys on both sides of it.
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) at_token: Option<Token>,
+    /// At the median of the shard's keys.
+    #[arg(long)]
+    pub(super) auto: bool,
 }
 
 /// Of everything that changes the cluster.

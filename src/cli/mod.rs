@@ -91,6 +91,9 @@ async fn run_client(args: &ClientArgs, command: Command) -> Result<(), Failure> 
         Command::Shard(ShardCommand::TransferLeader { id, to, begin }) => {
             operations::transfer_leader(&client, id, to, &begin, printer).await
         }
+        Command::Shard(ShardCommand::Split { id, at, begin }) => {
+            operations::split(&client, id, &at, &begin, printer).await
+        }
         Command::Shard(ShardCommand::Move { id, from, to, begin }) => {
             operations::move_replica(&client, id, (from, to), &begin, printer).await
         }

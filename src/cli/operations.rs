@@ -9,7 +9,7 @@ use http::{HeaderName, Method};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::args::{BeginArgs, Output};
+use super::args::{BeginArgs, Output, SplitAt};
 use super::client::{Client, Request};
 use super::cluster;
 use super::exit::Failure;
@@ -17,7 +17,7 @@ use super::output::{self, Printer};
 use super::target::with_query;
 use crate::types::{NodeId, OperationId, ShardId};
 
-const COLUMNS: &[&str] = &["id", "kind", "shard", "node", "from", "to", "state", "step", "cause", "why"];
+const COLUMNS: &[&str] = &["id", "kind", "shard", "node", "from", "to", "at", "state", "step", "cause", "why"];
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Between two looks at an operation that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -49,6 +49,17 @@ pub(super) async fn move_replica(
 ) -> Result<(), Failure> {
     let arguments = json!({ "from": from, "to": to });
     begin(client, &format!("/v1/admin/shards/{shard}/move"), &arguments, args, printer).await
+}
+
+pub(super) async fn split(
+    client: &Client,
+    shard: ShardId,
+    at: &SplitAt,
+    args: &BeginArgs,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let arguments = at.at_token.map_or_else(|| json!({ "auto": true }), |token| json!({ "at_token": token }));
+    begin(client, &format!("/v1/admin/shards/{shard}/split"), &arguments, args, printer).await
 }
 
 pub(super) async fn of_node(

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::command::{Action, Birth, Command, IDEMPOTENCY_KEY_BYTES_MAX, Response, Write};
 use super::dedup::{self, Verdict};
 use super::row::RowValue;
+use super::split::{Place, apply_fence, apply_split};
 use super::state::ShardState;
 use super::txn::Txn;
 use crate::catalog::{self, Catalog};
@@ -14,8 +15,8 @@ use crate::storage::{Error, keys};
 use crate::types::{META_SHARD, Revision};
 use crate::wire::Wire;
 
-/// Applies a command. `cluster` is the catalog, in the meta group alone. The caller writes `state` in the same batch as the
-/// rows.
+/// Applies a command. `cluster` is the catalog, in the meta group alone; `place` is where the entry stands. The caller
+/// writes `state` in the same batch as the rows.
 ///
 /// # Errors
 /// Only those of this replica's own store: the replica must stop, because going on would make it differ.
@@ -24,12 +25,17 @@ pub fn apply(
     state: &mut ShardState,
     cluster: &mut Option<Catalog>,
     command: &Command,
+    place: &impl Place,
 ) -> Result<Response, Error> {
     match command {
-        Command::Write(_) | Command::Birth(_) if state.shard == META_SHARD => Ok(Response::Misdirected),
+        Command::Write(_) | Command::Birth(_) | Command::Split(_) | Command::Fence(_) if state.shard == META_SHARD => {
+            Ok(Response::Misdirected)
+        }
         Command::Catalog(_) if state.shard != META_SHARD => Ok(Response::Misdirected),
         Command::Write(write) => apply_write(txn, state, write),
         Command::Birth(birth) => Ok(apply_birth(state, birth)),
+        Command::Split(split) => apply_split(txn, state, split, place),
+        Command::Fence(fence) => Ok(apply_fence(state, fence)),
         Command::Catalog(command) => {
             let before = cluster.as_ref().map(|catalog| catalog.version);
             let response = catalog::apply(cluster, command);

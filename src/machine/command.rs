@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 
-use crate::catalog::{CatalogCommand, CatalogResponse};
-use crate::ring::TokenRange;
+use crate::catalog::{CatalogCommand, CatalogResponse, ReplicaBirth};
+use crate::ring::{Token, TokenRange};
 use crate::types::{Epoch, Revision, ShardId};
 use crate::{wire_enum, wire_struct};
 
@@ -21,8 +21,12 @@ pub enum Command {
     Catalog(CatalogCommand),
     /// The first command of a data shard: what it owns. Proposed by its founder, refused once it was applied.
     Birth(Birth),
+    /// The shard becomes two. Proposed by its leader while a split of it runs.
+    Split(Split),
+    /// The shard does not become two by that split any more: what the driver of a split proposes that was given up.
+    Fence(Fence),
 }
-wire_enum!(Command { 1 => Write(write), 2 => Catalog(command), 3 => Birth(birth) });
+wire_enum!(Command { 1 => Write(write), 2 => Catalog(command), 3 => Birth(birth), 4 => Split(split), 5 => Fence(fence) });
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -96,6 +100,44 @@ pub struct Birth {
 }
 wire_struct!(Birth { shard, range, epoch, revision_base });
 
+/// Two shards out of one (`architecture` §6): the tokens from `at` on become the child's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The shard's own when the split was planned: at any other it is refused, so of two copies one at most is taken
+    /// (`models` §3).
+    pub epoch: Epoch,
+    /// Index of the entry that made the membership for which the births were planned.
+    pub membership: u64,
+    pub at: Token,
+    pub child: ShardId,
+    /// One for each voter.
+    pub births: Vec<ReplicaBirth>,
+}
+wire_struct!(Split { epoch, membership, at, child, births });
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Names the split, for no other has this child.
+    pub child: ShardId,
+}
+wire_struct!(Fence { child });
+
+/// Why a shard did not split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SplitRefusal {
+    /// Also the answer to a second copy of a split that was taken: whoever asks goes by the shard's state, never by this
+    /// (`models` §9).
+    #[error("the shard's epoch is {epoch}")]
+    Epoch { epoch: Epoch },
+    #[error("the split was given up")]
+    Fenced,
+    #[error("the group's members are not those it was planned for")]
+    Membership,
+    #[error("the token is not within the shard")]
+    Token,
+}
+wire_enum!(SplitRefusal { 1 => Epoch { epoch }, 2 => Fenced, 3 => Membership, 4 => Token });
+
 /// The answer of `apply`, the same on every replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
@@ -131,6 +173,14 @@ pub enum Response {
     Born,
     /// Nothing changed: a data command in the meta group or the other way round. A bug of the proposer.
     Misdirected,
+    /// The shard has become two.
+    Split,
+    /// Nothing changed.
+    NotSplit {
+        why: SplitRefusal,
+    },
+    /// The shard will not become two by that split, unless it has already.
+    Fenced,
 }
 wire_enum!(Response {
     1 => Nothing,
@@ -143,13 +193,26 @@ wire_enum!(Response {
     8 => Catalog(response),
     9 => Born,
     10 => Misdirected,
+    11 => Split,
+    12 => NotSplit { why },
+    13 => Fenced,
 });
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::Token;
+    use crate::types::ReplicaId;
     use crate::wire::golden;
+
+    fn split() -> Command {
+        Command::Split(Split {
+            epoch: Epoch(0x0102),
+            membership: 0x0203,
+            at: Token(0x0304),
+            child: ShardId(0x0405),
+            births: vec![ReplicaBirth { parent: ReplicaId(0x0506), child: ReplicaId(0x0607) }],
+        })
+    }
 
     #[test]
     fn commands_keep_their_bytes() {
@@ -186,6 +249,8 @@ mod tests {
                     epoch: Epoch(1),
                     revision_base: Revision(0x18f3c5a2b0000),
                 }),
+                split(),
+                Command::Fence(Fence { child: ShardId(0x0405) }),
             ],
         );
     }
@@ -212,7 +277,13 @@ mod tests {
         };
         let birth = Birth { shard: ShardId(1), range: TokenRange::full(), epoch: Epoch(1), revision_base: Revision(1) };
         let [of_catalog, _] = catalog;
-        golden::has_every_tag(&[Command::Write(write(Action::Delete)), of_catalog, Command::Birth(birth)]);
+        golden::has_every_tag(&[
+            Command::Write(write(Action::Delete)),
+            of_catalog,
+            Command::Birth(birth),
+            split(),
+            Command::Fence(Fence { child: ShardId(2) }),
+        ]);
         golden::has_every_tag(&[Action::Put { content_type: None, value: Bytes::new() }, Action::Delete]);
         golden::has_every_tag(&[Match::Any, Match::Revisions(Vec::new())]);
     }
@@ -230,11 +301,24 @@ mod tests {
             Response::IdempotencyTableFull,
             Response::Born,
             Response::Misdirected,
+            Response::Split,
+            Response::NotSplit { why: SplitRefusal::Epoch { epoch: Epoch(0x0102) } },
+            Response::NotSplit { why: SplitRefusal::Fenced },
+            Response::NotSplit { why: SplitRefusal::Membership },
+            Response::NotSplit { why: SplitRefusal::Token },
+            Response::Fenced,
         ];
         golden::check("response", &responses);
         let mut all = responses.to_vec();
         all.push(Response::Catalog(CatalogResponse::Applied { version: 1 }));
         golden::has_every_tag(&all);
+        let refusals = [
+            SplitRefusal::Epoch { epoch: Epoch(1) },
+            SplitRefusal::Fenced,
+            SplitRefusal::Membership,
+            SplitRefusal::Token,
+        ];
+        golden::has_every_tag(&refusals);
     }
 
     #[test]

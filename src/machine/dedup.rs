@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::command::{Response, Write};
 use super::state::ShardState;
 use super::txn::Txn;
-use crate::ring::token_of;
+use crate::ring::{Token, TokenRange, token_of};
 use crate::storage::{Error, keys};
 use crate::types::Revision;
 use crate::wire::{Wire, WireError, take_format};
@@ -86,14 +86,37 @@ pub(super) fn remember(txn: &mut Txn<'_>, state: &mut ShardState, write: &Write,
 
 fn evict(txn: &mut Txn<'_>, state: &mut ShardState) -> Result<(), Error> {
     let Some(aged_before) = state.time_ms.checked_sub(RETENTION_MS) else { return Ok(()) };
-    for age_key in txn.first_keys(&keys::dedup_age_before(aged_before), EVICTED_PER_WRITE_MAX)? {
-        let record_key = keys::dedup_of_age(&age_key)
-            .ok_or_else(|| Error::Corrupt { what: format!("dedup age key {age_key:?} is malformed") })?;
-        txn.delete(age_key);
-        txn.delete(record_key);
-        state.dedup_count -= 1;
+    let aged = keys::dedup_age_before(aged_before);
+    let mut evicted = 0;
+    // Left-overs of a split do not count: replicas differ in them. What is met of them goes as well.
+    while evicted < EVICTED_PER_WRITE_MAX {
+        let first = txn.first_keys(&aged, EVICTED_PER_WRITE_MAX - evicted)?;
+        if first.is_empty() {
+            break;
+        }
+        for age_key in first {
+            let record_key = keys::dedup_of_age(&age_key)
+                .ok_or_else(|| Error::Corrupt { what: format!("dedup age key {age_key:?} is malformed") })?;
+            let is_own = state.owns_token(token_of_record(&record_key)?);
+            txn.delete(age_key);
+            txn.delete(record_key);
+            if is_own {
+                state.dedup_count -= 1;
+                evicted += 1;
+            }
+        }
     }
     Ok(())
+}
+
+fn token_of_record(record_key: &[u8]) -> Result<Token, Error> {
+    let token = keys::dedup_token(record_key).map(Token);
+    token.ok_or_else(|| Error::Corrupt { what: format!("dedup key {record_key:?} is malformed") })
+}
+
+/// How many records of these tokens there are.
+pub(super) fn count(txn: &mut Txn<'_>, range: TokenRange) -> Result<u64, Error> {
+    txn.count_keys(&keys::dedup_range(range.first.0, range.last.0))
 }
 
 fn forget(txn: &mut Txn<'_>, state: &mut ShardState, record_key: &Bytes, time_ms: u64) {

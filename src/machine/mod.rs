@@ -9,14 +9,18 @@ pub mod command;
 pub mod dedup;
 pub mod query;
 pub mod row;
+pub mod split;
 pub mod state;
 pub mod txn;
 
 pub use apply::apply;
-pub use command::{Action, Birth, Command, Match, Precondition, Response, Write};
-pub use state::ShardState;
+pub use command::{Action, Birth, Command, Fence, Match, Precondition, Response, Split, SplitRefusal, Write};
+pub use split::Members;
+pub use state::{LastSplit, ShardState};
 
 #[cfg(test)]
 mod query_tests;
+#[cfg(test)]
+mod split_tests;
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,19 @@ const EVICTED_PER_WRITE: usize = 64;
 
 type Rows = BTreeMap<Bytes, Bytes>;
 
+/// Of an entry whose command does not hang on its place.
+struct Nowhere;
+
+impl split::Place for Nowhere {
+    fn index(&self) -> u64 {
+        unreachable!("only a split asks")
+    }
+
+    fn members(&self) -> Members {
+        unreachable!("only a split asks")
+    }
+}
+
 pub(super) fn engine() -> Arc<dyn Engine> {
     MemDisk::new(1).open_replica("1").unwrap()
 }
@@ -44,7 +57,7 @@ fn replay(
     let mut answers = Vec::new();
     let mut txn = Txn::new(engine);
     for (at, command) in commands.iter().enumerate() {
-        answers.push(apply(&mut txn, state, &mut None, command).unwrap());
+        answers.push(apply(&mut txn, state, &mut None, command, &Nowhere).unwrap());
         if cut(at) || at + 1 == commands.len() {
             txn.put(Bytes::from_static(keys::SHARD_STATE), state.to_bytes());
             engine.write(std::mem::replace(&mut txn, Txn::new(engine)).into_batch(), Durability::Buffered).unwrap();
@@ -121,6 +134,7 @@ impl Model {
     fn apply(&mut self, command: &Command) -> Response {
         match command {
             Command::Catalog(_) => Response::Misdirected,
+            Command::Split(_) | Command::Fence(_) => unreachable!("their tests are in `split_tests`"),
             Command::Birth(birth) if birth.shard != SHARD => Response::Misdirected,
             Command::Birth(birth) => {
                 if self.state.range.is_none() {
@@ -399,12 +413,12 @@ fn a_blind_put_reads_nothing_and_a_conditional_one_does() {
     let mut state = born(TokenRange::full());
     let mut txn = Txn::new(engine.as_ref());
     for value in ["1", "2"] {
-        apply(&mut txn, &mut state, &mut None, &Command::Write(write("k", 0, put(value)))).unwrap();
+        apply(&mut txn, &mut state, &mut None, &Command::Write(write("k", 0, put(value))), &Nowhere).unwrap();
     }
     let reads = || spy.gets.load(Ordering::SeqCst) + spy.views.load(Ordering::SeqCst);
     assert_eq!(reads(), 0);
     let conditional = if_match(write("other", 0, put("3")), Match::Any);
-    apply(&mut txn, &mut state, &mut None, &Command::Write(conditional)).unwrap();
+    apply(&mut txn, &mut state, &mut None, &Command::Write(conditional), &Nowhere).unwrap();
     assert_eq!(reads(), 1, "the spy sees reads");
 }
 
@@ -546,7 +560,7 @@ fn data_commands_in_the_meta_group_and_catalog_commands_elsewhere_change_nothing
         let mut state = ShardState::unborn(shard);
         let mut txn = Txn::new(engine.as_ref());
         let mut cluster = None;
-        assert_eq!(apply(&mut txn, &mut state, &mut cluster, &command).unwrap(), Response::Misdirected);
+        assert_eq!(apply(&mut txn, &mut state, &mut cluster, &command, &Nowhere).unwrap(), Response::Misdirected);
         assert_eq!((state, cluster), (ShardState::unborn(shard), None));
         assert!(txn.into_batch().is_empty());
     }

@@ -73,6 +73,20 @@ impl<'a> Txn<'a> {
         Ok(found)
     }
 
+    /// How many keys are in `range`. Reads them all.
+    pub fn count_keys(&mut self, range: &KeyRange) -> Result<u64, Error> {
+        let engine = self.engine;
+        let view = self.view.get_or_insert_with(|| engine.view());
+        let mut count = 0;
+        for row in view.scan(range) {
+            // One that was changed is counted with the changes.
+            count += u64::from(!self.changes.contains_key(&row?.0));
+        }
+        let end = range.before.clone().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let changed = self.changes.range((std::ops::Bound::Included(range.from.clone()), end));
+        Ok(count + changed.filter(|(_, change)| change.is_some()).count() as u64)
+    }
+
     pub fn into_batch(self) -> Batch {
         let changes = self.changes.into_iter().map(|(key, change)| match change {
             Some(value) => Change::Put(key, value),

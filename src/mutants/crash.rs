@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 /// The environment variable that chooses a place.
 pub const VARIABLE: &str = "RINGRAFT_CRASH_AT";
 
-/// Every place, in the order in which a move comes to them.
-pub const PLACES: [&str; 10] = [
+/// Every place: those of a move in its order, then those that only a split comes to.
+pub const PLACES: [&str; 17] = [
     "operation-seen",
     "replica-made",
     "learner-added",
@@ -23,6 +23,13 @@ pub const PLACES: [&str; 10] = [
     "proof-read",
     "tombstone-written",
     "directory-removed",
+    "split-proposed",
+    "birth-recorded",
+    "child-made",
+    "parent-narrowed",
+    "parent-flushed",
+    "child-live",
+    "parent-split",
 ];
 
 struct Chosen {

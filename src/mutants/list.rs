@@ -48,6 +48,16 @@ pub enum Mutant {
     /// A write whose answer does not come in time is told as not applied, although it was proposed (`shard/group.rs`,
     /// `propose`). What certainly did not happen is read.
     NotAppliedAfterProposal,
+    /// A parent goes on serving the tokens that its child has (`machine/split.rs`, `apply_split`). Who comes to it by an
+    /// old route is answered with what was overwritten in the child, and writes what nobody will find there.
+    SplitWithoutFence,
+    /// A replica that its group has let go answers reads from its own rows, without asking anybody (`raft/replica.rs`,
+    /// `read_index`). Who comes to it by an old route is answered with what was overwritten since.
+    MoveLeavesSourceServing,
+    /// A replica that was destroyed is made again, empty and under its id, by a Raft message to it (`api/peer.rs`,
+    /// `answer`), so it votes and acknowledges for a group that has let it go. A replica that slept through the move is
+    /// elected by it and answers with what was overwritten.
+    RemovedStillVotes,
 }
 
 /// Why no mutant was planted.
@@ -73,7 +83,7 @@ impl fmt::Display for Select {
 impl std::error::Error for Select {}
 
 impl Mutant {
-    pub const ALL: [Mutant; 11] = [
+    pub const ALL: [Mutant; 14] = [
         Mutant::AckBeforeFsync,
         Mutant::VoteNotSynced,
         Mutant::AckBeforeQuorum,
@@ -85,6 +95,9 @@ impl Mutant {
         Mutant::SnapshotNotAtomic,
         Mutant::DedupLeftOutOfSnapshot,
         Mutant::NotAppliedAfterProposal,
+        Mutant::SplitWithoutFence,
+        Mutant::MoveLeavesSourceServing,
+        Mutant::RemovedStillVotes,
     ];
 
     pub fn name(self) -> &'static str {
@@ -100,6 +113,9 @@ impl Mutant {
             Mutant::SnapshotNotAtomic => "snapshot-not-atomic",
             Mutant::DedupLeftOutOfSnapshot => "dedup-left-out-of-snapshot",
             Mutant::NotAppliedAfterProposal => "not-applied-after-proposal",
+            Mutant::SplitWithoutFence => "split-without-fence",
+            Mutant::MoveLeavesSourceServing => "move-leaves-source-serving",
+            Mutant::RemovedStillVotes => "removed-still-votes",
         }
     }
 

@@ -7,5 +7,6 @@ mod operate;
 pub mod plan;
 pub mod reconcile;
 pub mod remains;
+mod splits;
 
 pub use self::plan::{LOAD_SLACK_PERCENT, founders, wanted, wanted_leaders};

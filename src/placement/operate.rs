@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use super::splits::{self, Found};
 use crate::catalog::{Catalog, CatalogCommand, Operation, OperationKind, OperationState};
 use crate::clock::{self, Moment};
 use crate::mutants::crash_at;
@@ -28,6 +29,8 @@ enum Step {
     Done,
     Failed(String),
     GivenUp(String),
+    /// A parent has split.
+    Publish,
 }
 
 /// Of one node, while it leads the meta group.
@@ -67,6 +70,7 @@ impl Operator {
                 Step::GoesOn => {}
                 Step::Done => proposals.push(end(None)),
                 Step::Failed(why) => proposals.push(end(Some(why))),
+                Step::Publish => proposals.push(CatalogCommand::PublishSplit { operation: id }),
                 Step::GivenUp(why) => proposals.push(CatalogCommand::GiveUpOperation { operation: id, why }),
             }
         }
@@ -101,6 +105,15 @@ async fn look(router: &Router, catalog: &Catalog, operation: &Operation, watched
             Looked::with_answer(if is_empty { Step::Done } else { Step::GoesOn })
         }
         OperationKind::Undrain { .. } => Looked::with_answer(Step::Done),
+        OperationKind::Split { .. } => {
+            Looked::with_answer(match splits::look(router, catalog, operation, watched.since).await {
+                Found::Nothing => Step::GoesOn,
+                Found::Split => Step::Publish,
+                Found::Done => Step::Done,
+                Found::Fenced(why) => Step::Failed(why),
+                Found::TooLate(why) => Step::GivenUp(why),
+            })
+        }
         OperationKind::Move { shard, from, to } => {
             let descriptor = catalog.shards.get(shard);
             let on = |node| descriptor.and_then(|shard| shard.replica_on(node)).map(|replica| replica.id);

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::membership::{Change, next_change};
 use super::operate::Operator;
-use super::plan;
+use super::{plan, splits};
 use crate::catalog::{
     Catalog, CatalogCommand, CatalogResponse, NodeDescriptor, NodeProfile, OperationCause, OperationKind,
     ReplicaDescriptor, ReplicaState, ShardDescriptor, ShardState,
@@ -120,7 +120,7 @@ impl Reconciler {
                 ShardState::Creating { founder } if founder == replica.id => {
                     self.found(catalog, shard, replica.id).await
                 }
-                ShardState::Live if replica.state == ReplicaState::Joining => {
+                ShardState::Live if replica.state == ReplicaState::Joining || host.missed_birth(replica.id) => {
                     host.add_empty(shard.id, replica.id).await.map_err(|error| error.to_string())
                 }
                 _ => Ok(()),
@@ -148,6 +148,12 @@ impl Reconciler {
     /// What the leader of a shard does for it: one step a round.
     async fn leader_round(&mut self, group: &Group, catalog: &Catalog, shard: &ShardDescriptor) {
         let replica = group.replica();
+        if splits::is_due(catalog, shard.id) {
+            if let Some(command) = splits::step(&self.router, group, catalog).await {
+                self.propose(command).await;
+            }
+            return;
+        }
         let is_caught_up = |learner| is_caught_up(replica, learner);
         let next =
             |seen: &MembershipView, catalog: &Catalog| next_change(replica.id(), seen, catalog, shard.id, is_caught_up);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, SplitPlan};
 use crate::clock;
 use crate::mutants::crash_at;
 use crate::router::Router;
@@ -74,9 +74,13 @@ fn unwanted(catalog: &Catalog, router: &Router) -> Vec<(ReplicaId, ShardId)> {
     gone.map(|(replica, record)| (replica, record.shard)).collect()
 }
 
-/// An older catalog does not know of a replica that was ordered since: that is no reason.
+/// An older catalog does not know of a replica that was ordered since: that is no reason. Nor is that a split is under way
+/// which makes it, whose child the catalog does not know yet.
 fn is_gone(catalog: &Catalog, replica: ReplicaId) -> bool {
-    catalog.replica(replica).is_none() && catalog.has_given_out(replica)
+    let is_being_born = |plan: &SplitPlan| plan.births.iter().any(|birth| birth.child == replica);
+    catalog.replica(replica).is_none()
+        && catalog.has_given_out(replica)
+        && !catalog.operations.running().filter_map(|operation| operation.split.as_ref()).any(is_being_born)
 }
 
 #[cfg(test)]

@@ -7,19 +7,23 @@
 //! | `codec` | bytes of entries, votes, memberships and RPCs |
 //! | `log_store` | openraft's log on the node's shared log store |
 //! | `state_machine` | entries into the replica's store; snapshots out of it and into it |
+//! | `birth` | what a split makes on one replica's disk, and in which order |
 //! | `snapshot` | the stream of a view, and its receiver |
 //! | `network` | RPCs out through the transport |
+//! | `members` | who belongs to a group |
 //! | `replica` | one running replica: propose, read barrier, members, status |
 //! | `inbound` | RPCs in |
 //! | `rooms` | whose disk is getting full, by what the answers to appends say |
 //! | `pace` | how fast snapshots leave |
 //! | `observe` | a replica and its log as a test of Raft's invariants sees them |
 
+pub mod birth;
 pub mod codec;
 pub mod config;
 pub mod freshness;
 pub mod inbound;
 pub mod log_store;
+pub mod members;
 pub mod meters;
 pub mod network;
 pub mod observe;
@@ -40,7 +44,8 @@ use crate::machine::{Command, Response};
 use crate::types::{NodeId, ReplicaId};
 
 pub use config::Timing;
-pub use replica::{Member, MembershipView, ProposeError, ReadError, ReadMode, Replica, ReplicaStatus, Role};
+pub use members::MembershipView;
+pub use replica::{Member, ProposeError, ReadError, ReadMode, Replica, ReplicaStatus, Role};
 
 /// Where a member stands. Its address is looked up by node, never stored in a membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -88,6 +93,8 @@ impl std::fmt::Display for Command {
             Command::Write(_) => "write",
             Command::Catalog(_) => "catalog",
             Command::Birth(_) => "birth",
+            Command::Split(_) => "split",
+            Command::Fence(_) => "fence",
         })
     }
 }

@@ -18,10 +18,10 @@ use openraft::raft::{
 use openraft::storage::Snapshot;
 
 use super::freshness::{Append, AppendAnswer, Freshness};
-use super::meters::RaftMeters;
 use super::pace::Pace;
 use super::rooms::Rooms;
 use super::snapshot::{Chunk, Sender, SnapshotData};
+use super::state_machine::MachineShared;
 use super::{LeaderId, Place, TypeConfig, Vote};
 use crate::clock;
 use crate::method::Method;
@@ -62,7 +62,7 @@ pub struct Network {
     pub freshness: Freshness,
     pub rooms: Rooms,
     pub pace: Pace,
-    pub meters: RaftMeters,
+    pub machine: Arc<MachineShared>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -90,7 +90,7 @@ impl Network {
             freshness: self.freshness.clone(),
             rooms: self.rooms.clone(),
             pace: self.pace.clone(),
-            meters: self.meters.clone(),
+            machine: self.machine.clone(),
             header,
             node: place.node,
             lane,
@@ -105,7 +105,7 @@ pub struct Client {
     freshness: Freshness,
     rooms: Rooms,
     pace: Pace,
-    meters: RaftMeters,
+    machine: Arc<MachineShared>,
     header: GroupHeader,
     node: NodeId,
     lane: Lane,
@@ -194,6 +194,10 @@ impl RaftNetworkV2<TypeConfig> for Client {
             let what = "only a view is ever sent";
             return Err(StreamingError::Network(NetworkError::from_string(what)));
         };
+        if self.machine.holds_snapshots_back() {
+            let why = "the child of its last split is not held by a majority yet";
+            return Err(StreamingError::Unreachable(Unreachable::from_string(why)));
+        }
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_snapshot(vote, view) => sent,
@@ -226,7 +230,7 @@ impl Client {
             let timeout = if last { FINISH_TIMEOUT } else { CHUNK_PROGRESS_TIMEOUT };
             let answer: SnapshotAnswer =
                 self.call(Lane::Bulk, Method::SnapshotChunk, &chunk, timeout, RPCTypes::InstallSnapshot).await?;
-            self.meters.count_snapshot_bytes(bytes);
+            self.machine.meters.count_snapshot_bytes(bytes);
             match answer {
                 SnapshotAnswer::Next => position += 1,
                 SnapshotAnswer::Installed(vote) => return Ok(SnapshotResponse::new(vote)),

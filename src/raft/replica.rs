@@ -14,10 +14,12 @@ use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::raft::{Precondition, ReadPolicy};
 use openraft::{ChangeMembers, Raft, RaftMetrics, ServerState};
 
+use super::birth::Nursery;
 use super::config::Timing;
 use super::freshness::{Freshness, Proof};
 use super::inbound::SnapshotSlot;
 use super::log_store::RaftLog;
+use super::members::MembershipView;
 use super::meters::RaftMeters;
 use super::network::Network;
 use super::pace::Pace;
@@ -107,31 +109,6 @@ pub struct ReplicaStatus {
     pub silent_for: BTreeMap<ReplicaId, Option<Duration>>,
 }
 
-/// The effective membership.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct MembershipView {
-    pub voters: BTreeSet<ReplicaId>,
-    pub learners: BTreeSet<ReplicaId>,
-    pub places: BTreeMap<ReplicaId, NodeId>,
-    /// A change is half done and must be completed: `target` is where it was going.
-    pub joint: bool,
-    /// The voters that a change under way leads to; the voters themselves when there is none.
-    pub target: BTreeSet<ReplicaId>,
-    /// The entry that made it is committed, as far as this replica knows.
-    pub committed: bool,
-    log_id: Option<LogId>,
-}
-
-#[cfg(test)]
-impl MembershipView {
-    /// Committed, and no change half done.
-    pub fn settled(voters: &[u64], learners: &[u64]) -> Self {
-        let ids = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect::<BTreeSet<_>>();
-        let (voters, learners) = (ids(voters), ids(learners));
-        Self { target: voters.clone(), voters, learners, committed: true, ..Self::default() }
-    }
-}
-
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Replica {
@@ -172,6 +149,7 @@ pub struct StartReplica {
     pub rooms: Rooms,
     /// Of the snapshots that this node sends.
     pub pace: Pace,
+    pub nursery: Nursery,
 }
 
 impl Replica {
@@ -180,13 +158,13 @@ impl Replica {
     /// # Errors
     /// When log or store are damaged: this replica then does not run.
     pub async fn start(parts: StartReplica) -> Result<Self, Error> {
-        let StartReplica { node, timing, store, log, peers, meters, rooms, pace } = parts;
+        let StartReplica { node, timing, store, log, peers, meters, rooms, pace, nursery } = parts;
         let identity = store.identity();
         let (id, shard) = (identity.replica, identity.shard);
         let disk = store.disk().clone();
         let group_log = log.open_group(id)?;
         let has_vote = planted!(LeaseKeptOverRestart => false; group_log.read_vote()?.is_some());
-        let (machine, shared) = StateMachine::open(store, log, meters.clone())?;
+        let (machine, shared) = StateMachine::open(store, log, nursery, meters.clone())?;
         let held_off_until = has_vote.then(|| clock::now().after(timing.hold_off()));
         let freshness = Freshness::at_start();
         let network = Network {
@@ -197,7 +175,7 @@ impl Replica {
             freshness: freshness.clone(),
             rooms: rooms.clone(),
             pace,
-            meters: meters.clone(),
+            machine: shared.clone(),
         };
         let config = timing.openraft(shard, has_vote);
         let group_log = RaftLog::new(group_log, shared.timeline.clone(), meters);
@@ -352,6 +330,9 @@ impl Replica {
         if left.is_zero() {
             return Err(ReadError::DeadlineExceeded);
         }
+        planted!(MoveLeavesSourceServing => if !self.members().target.contains(&self.inner.id) {
+            return Ok((self.applied_index().unwrap_or(0), mode));
+        });
         planted!(ReadWithoutReadIndex => if self.is_leader() { return Ok((self.applied_index().unwrap_or(0), mode)) });
         let mode = if self.may_trust_lease() && self.has_fresh_lease() { mode } else { ReadMode::ReadIndex };
         let option = match mode {
@@ -581,6 +562,13 @@ impl Replica {
         }
     }
 
+    /// Asks the others whether they would elect this replica, and stands for election if so. Where they would not, no term is
+    /// spent.
+    pub async fn campaign(&self) {
+        // A replica that has stopped campaigns no more.
+        let _stopped = self.inner.raft.trigger().elect(true).await;
+    }
+
     /// Begins to hand leadership over. Whether it arrives shows in the status of the target.
     pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), ReadError> {
         let term = self.inner.raft.metrics().borrow_watched().current_term;
@@ -615,6 +603,10 @@ impl Replica {
         let disk = machine.store.disk().clone();
         let flushed = off_runtime(disk.as_ref(), move || machine.flush()).await?;
         let Some(flushed) = flushed else { return Ok(()) };
+        if self.inner.machine.holds_snapshots_back() {
+            // Whoever lags is to be fed from the log, and applies the split itself.
+            return Ok(());
+        }
         let reported = self.inner.raft.metrics().borrow_watched().snapshot.map(|log_id| log_id.index());
         // After a start openraft's snapshot id is the applied index of that moment; it purges nothing by itself until a
         // higher one is reported, and `purge_log` is obeyed, so it must never name more than is flushed.

@@ -82,6 +82,7 @@ async fn start(disk: &MemDisk, is_new: bool) -> Replica {
         meters: RaftMeters::default(),
         rooms: Rooms::new(Reserve::open(Arc::new(disk.clone()), RESERVE).unwrap()),
         pace: Pace::new(u64::MAX),
+        nursery: Nursery::new().0,
     };
     Replica::start(parts).await.unwrap()
 }

@@ -19,8 +19,9 @@ use super::codec::AppliedRecord;
 use super::network::{CHUNK_PROGRESS_TIMEOUT, FINISH_TIMEOUT};
 use super::state_machine::applied_record;
 use crate::machine::query;
+use crate::machine::split::is_left_over;
 use crate::mutants::planted;
-use crate::ring::{Token, TokenRange, token_of};
+use crate::ring::TokenRange;
 use crate::storage::registry::directory_name;
 use crate::storage::replica_store::{Install, ReplicaStore};
 use crate::storage::{Batch, Disk, Error, KeyRange, View, keys, off_runtime};
@@ -115,14 +116,10 @@ impl Sender {
     }
 }
 
-/// Everything but the identity of the sender's own replica, and left-overs outside the shard's range.
+/// Everything but what is of the sender's own replica alone: its identity, and left-overs outside the shard's range.
 fn travels(key: &Bytes, range: Option<TokenRange>) -> bool {
-    if key.as_ref() == keys::REPLICA_IDENTITY {
-        return false;
-    }
-    let dedup_key = keys::dedup_of_age(key).unwrap_or_else(|| key.clone());
-    let token = keys::user_key(key).map(|key| token_of(&key)).or(keys::dedup_token(&dedup_key).map(Token));
-    token.is_none_or(|token| range.is_some_and(|range| range.contains(token)))
+    const OWN: [&[u8]; 3] = [keys::REPLICA_IDENTITY, keys::LEFT_OVERS, keys::LEFT_OVERS_REMOVED];
+    !OWN.contains(&key.as_ref()) && !is_left_over(key, range)
 }
 
 /// Count and hash over rows in key order.

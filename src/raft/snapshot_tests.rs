@@ -7,6 +7,7 @@ use super::super::testing::{Stores, apply, birth, create, entry, history, log_id
 use super::super::{Entry, LeaderId};
 use super::*;
 use crate::raft::state_machine::MachineShared;
+use crate::ring::{Token, token_of};
 use crate::storage::mem::MemDisk;
 use crate::storage::{Durability, KeyRange};
 use crate::types::ReplicaId;

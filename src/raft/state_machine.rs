@@ -15,17 +15,19 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, S
 use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::watch;
 
+use super::birth::{self, Newborn, Nursery};
 use super::codec::AppliedRecord;
 use super::meters::{RaftMeters, Timeline};
 use super::snapshot::{Received, SnapshotData};
 use super::{LogId, StoredMembership, TypeConfig};
 use crate::catalog::Catalog;
-use crate::machine::{self, Response, ShardState, query, txn::Txn};
-use crate::mutants::planted;
+use crate::machine::split::{Members, Place, child_state};
+use crate::machine::{self, Command, LastSplit, Response, ShardState, Split, query, txn::Txn};
+use crate::mutants::{crash_at, planted};
 use crate::storage::log_store::LogStore;
 use crate::storage::registry::{RegistryRecord, ReplicaLife, directory_name};
-use crate::storage::replica_store::ReplicaStore;
-use crate::storage::{Durability, Error, View, blocking, keys};
+use crate::storage::replica_store::{ReplicaIdentity, ReplicaStore};
+use crate::storage::{Batch, Durability, Error, View, blocking, keys};
 use crate::wire::Wire;
 
 /// Entries and value bytes that one batch holds at most.
@@ -45,7 +47,8 @@ pub struct MachineShared {
     pub state: Mutex<ShardState>,
     /// What the last finished flush is known to hold: the only thing that is ever reported as a snapshot.
     flushed: Mutex<AppliedRecord>,
-    log: LogStore,
+    pub(super) log: LogStore,
+    pub(super) nursery: Nursery,
     pub(super) timeline: Arc<Timeline>,
     pub(super) meters: RaftMeters,
 }
@@ -63,7 +66,12 @@ pub struct StateMachine {
 impl StateMachine {
     /// # Errors
     /// When the store is damaged, or holds records of a later format.
-    pub fn open(store: ReplicaStore, log: LogStore, meters: RaftMeters) -> Result<(Self, Arc<MachineShared>), Error> {
+    pub fn open(
+        store: ReplicaStore,
+        log: LogStore,
+        nursery: Nursery,
+        meters: RaftMeters,
+    ) -> Result<(Self, Arc<MachineShared>), Error> {
         // What an engine holds right after it was opened came from its files, unless it was closed and opened again without
         // a flush: only what is flushed may be reported as a snapshot.
         if store.engine().unflushed_bytes() > 0 {
@@ -77,9 +85,11 @@ impl StateMachine {
             flushed: Mutex::new(loaded.record.clone()),
             store,
             log,
+            nursery,
             timeline: Arc::default(),
             meters,
         });
+        shared.nursery.enter(shared.store.identity().replica, &shared);
         let machine = Self {
             shared: shared.clone(),
             record: loaded.record,
@@ -118,7 +128,10 @@ impl StateMachine {
                     self.record.membership = StoredMembership::new(Some(log_id), membership.clone());
                     Response::Nothing
                 }
-                EntryPayload::Normal(command) => machine::apply(&mut txn, &mut self.state, &mut self.catalog, command)?,
+                EntryPayload::Normal(command) => {
+                    let place = EntryPlace { log_id, membership: &self.record.membership };
+                    machine::apply(&mut txn, &mut self.state, &mut self.catalog, command, &place)?
+                }
             };
             self.record.applied = Some(log_id);
             answers.extend(responder.map(|responder| (responder, response)));
@@ -134,6 +147,67 @@ impl StateMachine {
             responder.send(response);
         }
         Ok(())
+    }
+
+    /// A split is a batch of its own: the child begins with exactly what was applied in front of it. The order of the steps
+    /// is that of `models` §5.
+    async fn apply_split(&mut self, (entry, responder): EntryResponder<TypeConfig>, split: &Split) -> io::Result<()> {
+        let log_id = entry.log_id();
+        self.check_order(log_id)?;
+        let engine = self.shared.store.engine();
+        let before = self.state.clone();
+        let place = EntryPlace { log_id, membership: &self.record.membership };
+        let mut txn = Txn::new(engine.as_ref());
+        let command = Command::Split(split.clone());
+        let response = blocking(|| machine::apply(&mut txn, &mut self.state, &mut self.catalog, &command, &place))?;
+        drop(txn);
+        self.record.applied = Some(log_id);
+        let taken = self.state.last_split.clone().filter(|_| response == Response::Split);
+        let child = match &taken {
+            Some(taken) => self.bear(&before, split, taken).await?,
+            None => None,
+        };
+        let mut narrowed = if taken.is_some() { birth::left_overs(self.state.epoch) } else { Batch::default() };
+        narrowed.put(Bytes::from_static(keys::SHARD_STATE), self.state.to_bytes());
+        narrowed.put(Bytes::from_static(keys::APPLIED), self.record.to_bytes());
+        blocking(|| engine.write(narrowed, Durability::Buffered))?;
+        if taken.is_some() {
+            crash_at!("parent-narrowed");
+            blocking(|| self.shared.flush())?;
+            crash_at!("parent-flushed");
+        }
+        if let Some(child) = child {
+            let ReplicaIdentity { replica, shard, .. } = child.identity();
+            let live = RegistryRecord { shard, state: ReplicaLife::Live { directory: child.directory() } };
+            self.shared.log.put_record(replica, live).await?;
+            crash_at!("child-live");
+            self.shared.nursery.bring(Newborn { parent: self.shared.store.identity().replica, store: child });
+        }
+        self.publish(self.catalog.as_ref().map(|catalog| catalog.version));
+        if let Some(responder) = responder {
+            responder.send(response);
+        }
+        Ok(())
+    }
+
+    /// The replica that the split makes beside this one, with its record `Born`. None where the split names none, or where
+    /// it was destroyed already: this one only narrows then.
+    async fn bear(&self, before: &ShardState, split: &Split, taken: &LastSplit) -> Result<Option<ReplicaStore>, Error> {
+        const FIRST_DIRECTORY: u64 = 1;
+        let own = self.shared.store.identity();
+        let Some(replica) = taken.child_of(own.replica) else { return Ok(None) };
+        let known = self.shared.log.record(replica).map(|record| record.state);
+        if !matches!(known, None | Some(ReplicaLife::Born { .. })) {
+            return Ok(None);
+        }
+        let born = ReplicaLife::Born { directory: FIRST_DIRECTORY, parent: own.replica, index: taken.index };
+        self.shared.log.put_record(replica, RegistryRecord { shard: taken.child, state: born }).await?;
+        crash_at!("birth-recorded");
+        let identity = ReplicaIdentity { replica, shard: taken.child, ..own };
+        let changes = birth::child_changes(&child_state(before, &self.state, split), taken, &self.record.membership);
+        let child = blocking(|| self.shared.store.bear(identity, FIRST_DIRECTORY, changes))?;
+        crash_at!("child-made");
+        Ok(Some(child))
     }
 
     fn check_order(&self, log_id: LogId) -> io::Result<()> {
@@ -156,6 +230,27 @@ impl StateMachine {
             self.shared.catalog.send_replace(self.catalog.clone().map(Arc::new));
         }
         self.shared.applied.send_replace(self.record.applied.map(|log_id| log_id.index()));
+    }
+}
+
+/// An entry's place, for `apply`.
+struct EntryPlace<'a> {
+    log_id: LogId,
+    membership: &'a StoredMembership,
+}
+
+impl Place for EntryPlace<'_> {
+    fn index(&self) -> u64 {
+        self.log_id.index()
+    }
+
+    fn members(&self) -> Members {
+        let membership = self.membership.membership();
+        Members {
+            index: self.membership.log_id().map(|log_id| log_id.index()),
+            voters: membership.voter_ids().collect(),
+            are_settled: membership.get_joint_config().len() == 1 && membership.learner_ids().next().is_none(),
+        }
     }
 }
 
@@ -262,6 +357,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut bytes = 0;
         while let Some(entry) = entries.next().await {
             let entry = entry?;
+            if let EntryPayload::Normal(Command::Split(split)) = &entry.0.payload {
+                let split = split.clone();
+                if !batch.is_empty() {
+                    self.apply_batch(std::mem::take(&mut batch))?;
+                    bytes = 0;
+                }
+                self.apply_split(entry, &split).await?;
+                continue;
+            }
             bytes += value_bytes(&entry.0.payload);
             batch.push(entry);
             if batch.len() >= BATCH_ENTRIES_MAX || bytes >= BATCH_BYTES_MAX {
@@ -325,10 +429,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
 fn value_bytes(payload: &<TypeConfig as openraft::RaftTypeConfig>::Payload) -> usize {
     match payload {
-        EntryPayload::Normal(machine::Command::Write(machine::Write {
-            action: machine::Action::Put { value, .. },
-            ..
-        })) => value.len(),
+        EntryPayload::Normal(Command::Write(machine::Write { action: machine::Action::Put { value, .. }, .. })) => {
+            value.len()
+        }
         _ => 0,
     }
 }

@@ -34,8 +34,13 @@ async fn an_entry_that_does_not_follow_the_last_one_is_refused() {
     let older_leader = Entry { log_id: log_id(0, 3), payload: EntryPayload::Blank };
     for wrong in [vec![blank(4)], vec![blank(2)], vec![older_leader], vec![blank(3), blank(5)]] {
         // A replica stops at such an error; this one is made anew from its rows.
-        let (mut machine, _) =
-            StateMachine::open(stores.shared.store.clone(), stores.log.clone(), RaftMeters::default()).unwrap();
+        let (mut machine, _) = StateMachine::open(
+            stores.shared.store.clone(),
+            stores.log.clone(),
+            Nursery::new().0,
+            RaftMeters::default(),
+        )
+        .unwrap();
         assert!(apply(&mut machine, wrong).await.is_err());
         assert_eq!(rows_of(stores.shared.store.view().as_ref()), rows, "nothing of the batch is written");
     }
@@ -158,7 +163,7 @@ async fn what_counts_as_flushed_after_a_start_survives_a_crash() {
     let identity = shared.store.identity();
     drop((machine, shared));
     let opened = ReplicaStore::open(Arc::new(disk.clone()), identity, 1).unwrap();
-    let (_, shared) = StateMachine::open(opened, log, RaftMeters::default()).unwrap();
+    let (_, shared) = StateMachine::open(opened, log, Nursery::new().0, RaftMeters::default()).unwrap();
     let flushed = shared.flushed_index();
     disk.crash_losing_everything_unsynced();
     let mut after = reopen(Arc::new(disk), 1);

@@ -9,6 +9,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 
 use openraft::vote::RaftLeaderId;
 
+use super::birth::Nursery;
 use super::log_store::RaftLog;
 use super::meters::RaftMeters;
 use super::snapshot::{Chunk, Receiver, Sender, SnapshotData};
@@ -49,7 +50,8 @@ impl StoreBuilder<TypeConfig, RaftLog, StateMachine> for Arc<Builder> {
         let identity = ReplicaIdentity { store: STORE, replica, shard: ShardId(1) };
         let store = ReplicaStore::create(self.disk.clone(), identity, 1).unwrap();
         let log = RaftLog::new(self.log.open_group(replica).unwrap(), Arc::default(), RaftMeters::default());
-        let (mut machine, _) = StateMachine::open(store, self.log.clone(), RaftMeters::default()).unwrap();
+        let (mut machine, _) =
+            StateMachine::open(store, self.log.clone(), Nursery::new().0, RaftMeters::default()).unwrap();
         machine.in_suite = true;
         Ok(((), log, machine))
     }

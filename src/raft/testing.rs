@@ -8,6 +8,7 @@ use openraft::EntryPayload;
 use openraft::storage::RaftStateMachine;
 use openraft::vote::RaftLeaderId;
 
+use super::birth::Nursery;
 use super::meters::RaftMeters;
 use super::state_machine::{MachineShared, StateMachine};
 use super::{Entry, LeaderId, LogId, Membership, Place};
@@ -103,6 +104,6 @@ pub(super) fn reopen(disk: Arc<dyn Disk>, replica: u64) -> Stores {
 }
 
 fn with(store: ReplicaStore, log: LogStore) -> Stores {
-    let (machine, shared) = StateMachine::open(store, log.clone(), RaftMeters::default()).unwrap();
+    let (machine, shared) = StateMachine::open(store, log.clone(), Nursery::new().0, RaftMeters::default()).unwrap();
     Stores { log, machine, shared }
 }

@@ -11,6 +11,7 @@ use crate::machine::Write;
 use crate::machine::query::{ScanAnswer, ScanRequest};
 use crate::machine::row::RowValue;
 use crate::meters::{self, Stage, Stages};
+use crate::ring::Token;
 use crate::shard::{self, Consistency, ScannedPart};
 use crate::types::{NodeId, Revision, ShardId};
 use crate::wire::{Wire, WireError};
@@ -38,6 +39,13 @@ pub struct ScanShardRequest {
     pub consistency: Consistency,
 }
 wire_struct!(ScanShardRequest { shard, scan, consistency });
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitPointRequest {
+    pub shard: ShardId,
+    pub wanted: Option<Token>,
+}
+wire_struct!(SplitPointRequest { shard, wanted });
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteRead {

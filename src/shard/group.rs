@@ -259,7 +259,11 @@ impl Group {
         Ok(served)
     }
 
-    async fn passed_barrier(&self, consistency: Consistency, deadline: Moment) -> Result<Consistency, Error> {
+    pub(super) async fn passed_barrier(
+        &self,
+        consistency: Consistency,
+        deadline: Moment,
+    ) -> Result<Consistency, Error> {
         let mode = match consistency {
             Consistency::Linearizable => ReadMode::ReadIndex,
             Consistency::Lease => ReadMode::Lease,
@@ -281,6 +285,6 @@ impl Group {
     }
 }
 
-fn failed(error: crate::storage::Error) -> Error {
+pub(super) fn failed(error: crate::storage::Error) -> Error {
     Error::Failed { what: error.to_string() }
 }

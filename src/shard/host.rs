@@ -1,23 +1,25 @@
 //! The replicas that run on this node: opened at start, made by order of the catalog, flushed within the node's budget.
 //!
-//! A replica is made here in two ways only: as the founder of a shard in creation, or as an empty learner ordered by the
-//! catalog. A Raft message never makes one. Its registry record is durable before its Raft runs, and its tombstone before
-//! anything of it is removed.
+//! A replica is made in three ways only: as the founder of a shard in creation, as an empty one ordered by the catalog, or
+//! by a split, beside a replica of its parent (`raft/birth`). A Raft message never makes one. Its registry record is
+//! durable before its Raft runs, and its tombstone before anything of it is removed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::group::Group;
+use super::left_overs;
 use super::limits::{InFlight, Limits, NodeGate};
 use crate::catalog::Catalog;
 use crate::clock::{self, Moment};
 use crate::machine::{Birth, Command, Response};
 use crate::mutants::crash_at;
+use crate::raft::birth::{self, Newborn, Nursery};
 use crate::raft::meters::RaftMeters;
 use crate::raft::pace::Pace;
 use crate::raft::replica::StartReplica;
@@ -90,6 +92,7 @@ struct Inner {
     making: Mutex<()>,
     /// The meta group's catalog, where its replica runs here.
     meta_catalog: watch::Sender<Option<Arc<Catalog>>>,
+    nursery: Nursery,
 }
 
 #[derive(Default)]
@@ -99,14 +102,19 @@ struct Groups {
     failed: BTreeMap<ReplicaId, (ShardId, String)>,
     /// Replicas that are being destroyed: they are asked nothing any more, and their Raft may still run.
     ending: BTreeMap<ReplicaId, Group>,
+    /// All have been stopped, or are about to be: nobody is started any more.
+    has_ended: bool,
 }
 
 impl Host {
     /// Opens every live replica of the registry. One that is damaged does not run and is reported; the others do.
     pub async fn open(parts: HostParts) -> Result<Self, Error> {
         let gate = NodeGate::new(&parts.limits);
+        let (nursery, newborns) = Nursery::new();
+        birth::settle(parts.disk.clone(), &parts.log, parts.store).await?;
         let inner = Inner {
             gate,
+            nursery,
             groups: RwLock::new(Groups::default()),
             making: Mutex::new(()),
             meta_catalog: watch::Sender::new(None),
@@ -126,6 +134,8 @@ impl Host {
             });
         }
         while opening.join_next().await.is_some() {}
+        host.report_undecided_births();
+        host.start_newborns(newborns);
         Ok(host)
     }
 
@@ -135,8 +145,12 @@ impl Host {
         for name in self.inner.parts.disk.replica_directories()? {
             let known = parse_directory(&name).and_then(|(replica, number)| Some((records.get(&replica)?, number)));
             match known {
-                Some((RegistryRecord { state: ReplicaLife::Live { directory }, .. }, number))
-                    if number == *directory => {}
+                Some((
+                    RegistryRecord {
+                        state: ReplicaLife::Live { directory } | ReplicaLife::Born { directory, .. }, ..
+                    },
+                    number,
+                )) if number == *directory => {}
                 // An older directory, an unfinished snapshot, or what a tombstone left.
                 Some(_) => self.inner.parts.disk.remove_replica(&name)?,
                 None => {
@@ -165,6 +179,47 @@ impl Host {
         }
     }
 
+    /// What is left of them: the parent cannot be opened, so nobody can say whether they count.
+    fn report_undecided_births(&self) {
+        for (replica, record) in self.inner.parts.log.records() {
+            if let ReplicaLife::Born { parent, .. } = record.state {
+                let what = format!("it was born by a split of replica {parent}, which does not run");
+                self.write_groups(|groups| groups.failed.insert(replica, (record.shard, what)));
+            }
+        }
+    }
+
+    /// Starts the replicas that splits make, for as long as this node's replicas run.
+    fn start_newborns(&self, mut newborns: mpsc::UnboundedReceiver<Newborn>) {
+        let host = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            while let Some(newborn) = newborns.recv().await {
+                let Some(inner) = host.upgrade() else { return };
+                Self { inner }.start_newborn(newborn).await;
+            }
+        });
+    }
+
+    async fn start_newborn(&self, Newborn { parent, store }: Newborn) {
+        let _one_at_a_time = self.inner.making.lock().await;
+        if self.write_groups(|groups| groups.has_ended) {
+            return;
+        }
+        let ReplicaIdentity { shard, replica, .. } = store.identity();
+        match self.start(store).await {
+            Ok(group) => {
+                info!(%shard, %replica, %parent, "replica born by a split");
+                if self.by_replica(parent).is_some_and(|parent| parent.replica().is_leader()) {
+                    tokio::spawn(birth::lead(group.replica().clone()));
+                }
+            }
+            Err(error) => {
+                error!(%shard, %replica, %error, "this replica does not run; the others do");
+                self.write_groups(|groups| groups.failed.insert(replica, (shard, error.to_string())));
+            }
+        }
+    }
+
     async fn start(&self, store: ReplicaStore) -> Result<Group, Error> {
         let parts = &self.inner.parts;
         let start = StartReplica {
@@ -176,6 +231,7 @@ impl Host {
             meters: self.inner.meters.clone(),
             rooms: parts.rooms.clone(),
             pace: parts.pace.clone(),
+            nursery: self.inner.nursery.clone(),
         };
         let group = Group::new(Replica::start(start).await?, self.inner.gate.for_shard());
         if group.shard() == META_SHARD {
@@ -236,6 +292,11 @@ impl Host {
         self.make(shard, replica).await.map(|_| ())
     }
 
+    /// A replica of its parent here was filled from behind the split that was to make this one.
+    pub fn missed_birth(&self, replica: ReplicaId) -> bool {
+        self.groups().iter().any(|group| group.replica().machine().missed_birth() == Some(replica))
+    }
+
     /// Destroys a replica for good. Whoever calls has the proof that its group is without it and that it is not to come any
     /// more (`models` §17): its id never runs here again. Its directories go later ([`Host::remove_destroyed`]).
     ///
@@ -292,6 +353,20 @@ impl Host {
             Ok(are_gone)
         })
         .await
+    }
+
+    /// Out of its grave, and empty.
+    #[cfg(feature = "mutants")]
+    pub async fn make_again(&self, shard: ShardId, replica: ReplicaId) {
+        let _one_at_a_time = self.inner.making.lock().await;
+        let is_tombstone = |record: RegistryRecord| record.state == ReplicaLife::Tombstone;
+        if self.by_replica(replica).is_none() && self.inner.parts.log.record(replica).is_some_and(is_tombstone) {
+            let identity = ReplicaIdentity { store: self.inner.parts.store, replica, shard };
+            if let Ok(store) = ReplicaStore::create(self.inner.parts.disk.clone(), identity, 1) {
+                // Its record stays a tombstone: who is to be caught is whoever does not look at it.
+                let _runs = self.start(store).await;
+            }
+        }
     }
 
     async fn make(&self, shard: ShardId, replica: ReplicaId) -> Result<Group, Error> {
@@ -431,6 +506,11 @@ impl Host {
         groups
     }
 
+    /// Removes what splits leave, until cancelled.
+    pub async fn run_cleaner(&self, stop: CancellationToken) {
+        left_overs::run(self.clone(), stop).await;
+    }
+
     /// Flushes every replica, so that the next start replays little.
     pub async fn flush_all(&self) {
         for group in self.groups() {
@@ -442,6 +522,8 @@ impl Host {
 
     /// Stops all Raft tasks.
     pub async fn shutdown(&self) {
+        self.write_groups(|groups| groups.has_ended = true);
+        let _one_at_a_time = self.inner.making.lock().await;
         let mut groups = self.groups();
         groups.extend(self.write_groups(|groups| groups.ending.values().cloned().collect::<Vec<_>>()));
         futures::future::join_all(groups.iter().map(|group| group.replica().shutdown())).await;

@@ -24,6 +24,9 @@ pub(super) const KILLS: [Kill; Mutant::ALL.len()] = [
     Kill { mutant: Mutant::SnapshotNotAtomic, script: "crash-after-install", signs: &[Sign::Read] },
     Kill { mutant: Mutant::DedupLeftOutOfSnapshot, script: "retry-after-install", signs: &[Sign::Write] },
     Kill { mutant: Mutant::NotAppliedAfterProposal, script: "late-answer", signs: &[Sign::FailedWriteSeen] },
+    Kill { mutant: Mutant::SplitWithoutFence, script: "old-route-after-split", signs: &[Sign::Read] },
+    Kill { mutant: Mutant::MoveLeavesSourceServing, script: "old-route-after-move", signs: &[Sign::Read] },
+    Kill { mutant: Mutant::RemovedStillVotes, script: "vote-of-a-destroyed-replica", signs: &[Sign::Read] },
 ];
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 const VARIABLE: &str = "RINGRAFT_MUTANT";
 /// What the search must find in any node program, so that it is known to search.
 const IN_EVERY_PROGRAM: &str = "Exit codes: 0 ok, 1 other, 2 usage";
-const PLANTED: [&str; 13] = [
+const PLANTED: [&str; 16] = [
     "ack-before-fsync",
     "vote-not-synced",
     "ack-before-quorum",
@@ -20,6 +20,9 @@ const PLANTED: [&str; 13] = [
     "snapshot-not-atomic",
     "dedup-left-out-of-snapshot",
     "not-applied-after-proposal",
+    "split-without-fence",
+    "move-leaves-source-serving",
+    "removed-still-votes",
     "WITH PLANTED BUGS",
     VARIABLE,
 ];

@@ -214,6 +214,65 @@ fn a_move_to_a_node_that_stays_away_is_given_up_and_leaves_nothing() {
     world.finish();
 }
 
+/// The power of a node fails between any two durable steps of a split, and what was not synced is lost: it is started again,
+/// and the shard is two.
+#[test]
+fn a_split_goes_on_when_a_node_loses_its_power_between_any_two_durable_steps() {
+    const BEGUN: u32 = 1;
+    const BACK: u32 = 2;
+    async fn client(stage: Arc<Stage>, asked: u64) -> turmoil::Result {
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+        }
+        put_all("before").await?;
+        let body = Bytes::from_static(b"{\"auto\":true}");
+        let (status, begun) = sim::request(asked, Method::POST, "/v1/admin/shards/1/split", body).await?;
+        assert_eq!(status, StatusCode::ACCEPTED, "{}", String::from_utf8_lossy(&begun));
+        stage.reach(BEGUN);
+        let path = format!("/v1/admin/operations/{}", json(&begun)["id"].as_str().expect("an id"));
+        sim::until(asked, &path, |_, body| json(body)["state"] == "done").await?;
+        stage.wait_for(BACK).await;
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+            check_all("before", |_| node).await?;
+        }
+        put_all("after").await?;
+        check_all("after", |key| 1 + key as u64 % NODES).await?;
+        let (_, shards) = sim::request(asked, Method::GET, "/v1/shardmap", Bytes::new()).await?;
+        assert_eq!(json(&shards)["shards"].as_array().map(Vec::len), Some(4), "{}", String::from_utf8_lossy(&shards));
+        Ok(())
+    }
+    const STEPS: u64 = 16;
+    let mut losses = 0;
+    for crashed in 1..=NODES {
+        for steps in 0..STEPS {
+            println!("n{crashed} loses its power after {steps} durable steps");
+            let seed = 100 * crashed + steps;
+            let mut world = World::new(seed);
+            world.add_cluster(seed, NODES, |_| {});
+            // Another one than the one that crashes.
+            world.sim.client("client", client(world.stage.clone(), 1 + crashed % NODES));
+            world.run_until(BEGUN);
+            let disk = world.disks[usize::try_from(crashed - 1).expect("few nodes")].clone();
+            disk.lose_power_after(steps);
+            let given_up = world.sim.elapsed() + Duration::from_secs(2);
+            while !disk.has_lost_power() && world.sim.elapsed() < given_up {
+                world.run_for(Duration::from_millis(1));
+            }
+            losses += u64::from(disk.has_lost_power());
+            world.crash(crashed);
+            world.run_for(Duration::from_secs(1));
+            world.restart(crashed);
+            world.stage.reach(BACK);
+            world.finish();
+        }
+    }
+    assert!(
+        losses > NODES * STEPS / 2,
+        "the power was lost only {losses} times: a split takes fewer steps than thought"
+    );
+}
+
 /// A crash of any node at any step of the cluster's coming into being is resumed.
 #[test]
 fn a_crash_at_any_step_of_founding_and_joining_is_resumed() {
@@ -345,6 +404,62 @@ fn a_node_that_comes_back_after_the_log_was_purged_is_filled_by_a_snapshot() {
         Ok(())
     }
     let seed = 11;
+    let mut world = World::new(seed);
+    world.add_cluster(seed, NODES, |config| config.storage.flush_log_bytes = 1 << 20);
+    world.sim.client("client", client(world.stage.clone()));
+    world.run_until(1);
+    world.crash(3);
+    world.stage.reach(DOWN);
+    world.run_until(3);
+    world.restart(3);
+    world.stage.reach(BACK);
+    world.finish();
+}
+
+/// A node sleeps through a split, and the log that it needs is purged behind it: its replica of the parent is filled by a
+/// snapshot, and its replica of the child, which no split makes there any more, is made empty and filled, too.
+#[test]
+fn a_node_that_slept_through_a_split_gets_its_replica_of_the_child() {
+    const DOWN: u32 = 2;
+    const BACK: u32 = 4;
+    const VALUE_BYTES: usize = 100_000;
+    const ROWS: usize = 200;
+    async fn client(stage: Arc<Stage>) -> turmoil::Result {
+        for node in 1..=NODES {
+            sim::until_ready(node).await?;
+        }
+        put_all("before").await?;
+        stage.reach(1);
+        stage.wait_for(DOWN).await;
+        let body = Bytes::from_static(b"{\"auto\":true}");
+        let (status, begun) = sim::request(1, Method::POST, "/v1/admin/shards/1/split", body).await?;
+        assert_eq!(status, StatusCode::ACCEPTED, "{}", String::from_utf8_lossy(&begun));
+        for row in 0..ROWS {
+            put(1, &format!("/v1/kv/large-{row}"), vec![b'x'; VALUE_BYTES]).await?;
+        }
+        let is_purged = |replica: &serde_json::Value| {
+            // Far behind the entry of the split.
+            replica["shard"] == "1" && replica["purged_index"].as_u64().is_some_and(|index| index > 30)
+        };
+        let parent_is_purged =
+            |_: StatusCode, body: &[u8]| json(body)["replicas"].as_array().is_some_and(|all| all.iter().any(is_purged));
+        for node in [1, 2] {
+            sim::until(node, "/v1/status", parent_is_purged).await?;
+        }
+        stage.reach(3);
+        stage.wait_for(BACK).await;
+        let path = format!("/v1/admin/operations/{}", json(&begun)["id"].as_str().expect("an id"));
+        sim::until(3, &path, |_, body| json(body)["state"] == "done").await?;
+        sim::until_ready(3).await?;
+        // From the restarted node's own rows.
+        for row in 0..ROWS {
+            let path = format!("/v1/kv/large-{row}?consistency=stale&forward=never");
+            sim::until(3, &path, |status, body| status == StatusCode::OK && body.len() == VALUE_BYTES).await?;
+        }
+        check_all("before", |_| 3).await?;
+        Ok(())
+    }
+    let seed = 12;
     let mut world = World::new(seed);
     world.add_cluster(seed, NODES, |config| config.storage.flush_log_bytes = 1 << 20);
     world.sim.client("client", client(world.stage.clone()));

@@ -28,7 +28,7 @@ pub(super) fn end(operation: u64, failure: Option<&str>) -> CatalogCommand {
 
 impl Bench {
     /// Two live shards with voters on nodes 1 and 2 each.
-    fn with_two_voters() -> Self {
+    pub(super) fn with_two_voters() -> Self {
         let mut bench = Self::with_shards(3, 2);
         for shard in 1..=2 {
             let other = bench.shard(shard).replicas[0].node.0 % 2 + 1;

@@ -10,6 +10,7 @@ use crate::history::{Expect, Request};
 pub(super) const RIVAL_WRITERS: Script = Script {
     name: "rival-writers",
     about: "of writers that saw the same revision, or no key, one succeeds",
+    spare_nodes: 0,
     config: usual,
     rate: even,
     play: |scene| rival_writers(scene).boxed_local(),
@@ -18,6 +19,7 @@ pub(super) const RIVAL_WRITERS: Script = Script {
 pub(super) const RESTART_FROM_FLUSHED_ROWS: Script = Script {
     name: "restart-from-flushed-rows",
     about: "replicas that restart from flushed rows go on with the entry after the last one that is in them",
+    spare_nodes: 0,
     config: usual,
     rate: even,
     play: |scene| restart_from_flushed_rows(scene).boxed_local(),

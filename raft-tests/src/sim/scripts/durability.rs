@@ -9,6 +9,7 @@ use super::{Script, even, usual};
 pub(super) const POWER_LOSS_OF_ALL: Script = Script {
     name: "power-loss-of-all",
     about: "all nodes lose their power right after a write was acknowledged, and have it all the same",
+    spare_nodes: 0,
     config: usual,
     rate: even,
     play: |scene| power_loss_of_all(scene).boxed_local(),
@@ -17,6 +18,7 @@ pub(super) const POWER_LOSS_OF_ALL: Script = Script {
 pub(super) const FORGOTTEN_VOTE: Script = Script {
     name: "forgotten-vote",
     about: "a voter that loses its power right after its vote for one candidate does not follow another in that term",
+    spare_nodes: 0,
     config: |config| {
         // Leaders that are cut off go on believing: what they do about it is the matter of other scripts.
         config.raft.quorum_loss_probe_ms = 30_000;

@@ -12,6 +12,7 @@ use crate::workload::Ended;
 pub(super) const WRITE_AT_CUT_OFF_LEADER: Script = Script {
     name: "write-at-cut-off-leader",
     about: "what a leader that is cut off acknowledges is known to the majority",
+    spare_nodes: 0,
     config: usual,
     rate: even,
     play: |scene| write_at_cut_off_leader(scene).boxed_local(),
@@ -20,6 +21,7 @@ pub(super) const WRITE_AT_CUT_OFF_LEADER: Script = Script {
 pub(super) const READ_AT_CUT_OFF_LEADER: Script = Script {
     name: "read-at-cut-off-leader",
     about: "a leader that is cut off, and does not know it, answers no linearizable read with what was overwritten",
+    spare_nodes: 0,
     config: |config| config.raft.quorum_loss_probe_ms = 30_000,
     rate: even,
     play: |scene| read_at_cut_off_leader(scene).boxed_local(),
@@ -28,6 +30,7 @@ pub(super) const READ_AT_CUT_OFF_LEADER: Script = Script {
 pub(super) const LATE_ANSWER: Script = Script {
     name: "late-answer",
     about: "a write that was proposed and not answered in time is not told as not applied",
+    spare_nodes: 0,
     config: usual,
     rate: even,
     play: |scene| late_answer(scene).boxed_local(),

@@ -23,6 +23,7 @@ pub(super) const SLOW_CLOCK: Script = Script {
     name: "slow-clock",
     about: "a leader with a slow clock that is cut off from followers with fast ones answers no read by its lease with \
             what was overwritten",
+    spare_nodes: 0,
     config: timing,
     rate: |number| if number == LEADER { SLOW } else { FAST },
     play: |scene| run(scene, Trap::Clocks).boxed_local(),
@@ -31,6 +32,7 @@ pub(super) const SLOW_CLOCK: Script = Script {
 pub(super) const RESTARTED_VOTERS: Script = Script {
     name: "restarted-voters",
     about: "voters that restart while their leader is cut off elect no other while it trusts the lease they granted",
+    spare_nodes: 0,
     config: timing,
     rate: even,
     play: |scene| run(scene, Trap::Restarts).boxed_local(),

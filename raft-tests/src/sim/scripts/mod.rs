@@ -10,6 +10,7 @@ mod command;
 mod durability;
 mod leadership;
 mod leases;
+mod placement;
 mod scene;
 mod snapshots;
 
@@ -30,6 +31,8 @@ pub struct Script {
     pub name: &'static str,
     /// What it holds Ringraft to.
     pub about: &'static str,
+    /// Nodes beside the three that most scripts have: they take replicas that are moved.
+    spare_nodes: u64,
     config: fn(&mut Config),
     /// Of a node's clock, in millionths of the simulation's.
     rate: fn(u64) -> u64,
@@ -48,6 +51,9 @@ pub static ALL: &[Script] = &[
     apply::RESTART_FROM_FLUSHED_ROWS,
     snapshots::CRASH_AFTER_INSTALL,
     snapshots::RETRY_AFTER_INSTALL,
+    placement::OLD_ROUTE_AFTER_SPLIT,
+    placement::OLD_ROUTE_AFTER_MOVE,
+    placement::VOTE_OF_A_DESTROYED_REPLICA,
 ];
 
 pub fn find(name: &str) -> Option<&'static Script> {

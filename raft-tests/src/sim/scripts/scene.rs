@@ -14,7 +14,9 @@ use http::header::{IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ringraft::clock;
 use ringraft::raft::{Replica, snapshot};
-use ringraft::types::META_SHARD;
+use ringraft::router::Router;
+use ringraft::shard::Consistency;
+use ringraft::types::{META_SHARD, ShardId};
 use tokio::sync::oneshot;
 
 use super::super::clocks::NodeClock;
@@ -24,7 +26,7 @@ use super::super::world::{HTTP_PORT, Seat, World, config, host};
 use super::{Found, Played, Script, Sign};
 use crate::checker;
 use crate::client::{Client, kv_path};
-use crate::history::{self, Call, Expect, History, Mode, Recorder, Request};
+use crate::history::{self, About, Answer, Call, Expect, History, Mode, Recorder, Request};
 use crate::record::FaultCount;
 use crate::workload::{Ended, Judged, judge};
 
@@ -90,9 +92,13 @@ impl io::Write for Lines {
 
 pub(super) fn play(script: &Script, seed: u64) -> Played {
     let mut world = World::new(seed);
-    for number in 1..=NODES {
+    for number in 1..=NODES + script.spare_nodes {
         let mut config = config(number, NODES, SHARDS);
         (script.config)(&mut config);
+        if number > NODES {
+            // Nothing is moved to it that nobody has asked for.
+            config.node.weight = 1;
+        }
         let clock = NodeClock::new(Duration::ZERO, (script.rate)(number));
         world.seat_node(seed + number, config, clock, None);
     }
@@ -203,6 +209,13 @@ impl Scene {
         let seat = self.shared.seats[usize::try_from(number - 1).expect("few nodes")].borrow();
         let groups = seat.router.as_ref()?.host().groups();
         groups.into_iter().map(|group| group.replica().clone()).find(|replica| replica.shard() != META_SHARD)
+    }
+
+    /// # Errors
+    /// When the node does not serve.
+    pub(super) fn router(&self, number: u64) -> Result<Router, String> {
+        let seat = self.shared.seats[usize::try_from(number - 1).expect("few nodes")].borrow();
+        seat.router.clone().ok_or_else(|| format!("n{number} does not serve"))
     }
 
     /// # Errors
@@ -377,6 +390,28 @@ impl Scene {
         judged
     }
 
+    /// Asks a node's replica of a shard for a key, like another node whose copy of the catalog is old, as a process of its own
+    /// in the history.
+    pub(super) async fn ask_by_old_route(&self, node: u64, shard: ShardId, key: &str) -> Result<(), String> {
+        let group = self.router(node)?.host().group(shard).ok_or_else(|| format!("n{node} has no shard {shard}"))?;
+        let call = Call { node: Some(host(node)), ..Call::new(key, read(Mode::Linearizable)) };
+        let mut session = self.shared.recorder.session();
+        let running = session.invoke(call).expect("memory takes every line");
+        let deadline = clock::now().after(USUAL);
+        let asked = group.read(Bytes::copy_from_slice(key.as_bytes()), Consistency::Linearizable, deadline).await;
+        let about = About::default();
+        match asked.map(|answer| answer.row) {
+            Ok(None) => running.ok(Answer::Absent, about),
+            Ok(Some(row)) => {
+                let value = Some(String::from_utf8_lossy(&row.value).into_owned());
+                running.ok(Answer::Found { ver: row.revision, value }, about)
+            }
+            Err(error) => running.fail(About { why: Some(error.to_string()), ..about }),
+        }
+        .expect("memory takes every line");
+        Ok(())
+    }
+
     /// Puts a value until it is acknowledged, at these nodes in turn; gives the one that was.
     pub(super) async fn put_at(&self, nodes: &[u64], key: &str, value: &str, how: &How) -> Result<String, String> {
         const PAUSE: Duration = Duration::from_millis(5);
@@ -447,6 +482,27 @@ impl Scene {
             self.read_at(&[1, 2, 3], key).await?;
         }
         self.compare_replicas().await
+    }
+
+    /// The end of a script after which the shard's replicas are on other nodes than the first three: without faults the
+    /// cluster serves, and every key is read back.
+    pub(super) async fn settle_elsewhere(&self, nodes: u64) -> Result<(), String> {
+        if self.is_damned() {
+            return Ok(());
+        }
+        for one in 1..=nodes {
+            for other in one + 1..=nodes {
+                self.heal(one, other);
+            }
+        }
+        for number in 1..=nodes {
+            until_ready(number).await?;
+        }
+        let keys = self.shared.keys.borrow().clone();
+        for key in &keys {
+            self.read_at(&(1..=nodes).collect::<Vec<_>>(), key).await?;
+        }
+        Ok(())
     }
 
     async fn compare_replicas(&self) -> Result<(), String> {

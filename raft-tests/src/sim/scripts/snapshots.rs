@@ -9,6 +9,7 @@ use crate::workload::Ended;
 pub(super) const CRASH_AFTER_INSTALL: Script = Script {
     name: "crash-after-install",
     about: "a replica that loses its power right after it was filled by a snapshot has all rows of it",
+    spare_nodes: 0,
     config: usual,
     rate: even,
     play: |scene| crash_after_install(scene).boxed_local(),
@@ -17,6 +18,7 @@ pub(super) const CRASH_AFTER_INSTALL: Script = Script {
 pub(super) const RETRY_AFTER_INSTALL: Script = Script {
     name: "retry-after-install",
     about: "a leader that was filled by a snapshot gives a retried write the answer that it got before",
+    spare_nodes: 0,
     config: usual,
     rate: even,
     play: |scene| retry_after_install(scene).boxed_local(),

@@ -7,6 +7,7 @@ mod moves;
 mod nodes;
 mod operations;
 mod routing;
+mod splits;
 mod writes;
 
 use raft_tests::cluster::Cluster;

@@ -83,7 +83,7 @@ async fn a_request_that_must_not_be_forwarded_names_the_leader(cluster: &Cluster
     assert_eq!(leader.get(&target).send().await.expect(200).body, "x");
 }
 
-async fn pages(http: &Http, query: &str, limit: usize) -> Vec<Value> {
+pub(super) async fn pages(http: &Http, query: &str, limit: usize) -> Vec<Value> {
     let mut items = Vec::new();
     let mut cursor = String::new();
     loop {

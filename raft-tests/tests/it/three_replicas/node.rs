@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ringraft::method::Method;
+use ringraft::raft::birth::Nursery;
 use ringraft::raft::meters::RaftMeters;
 use ringraft::raft::network::GroupHeader;
 use ringraft::raft::pace::Pace;
@@ -163,6 +164,7 @@ pub(super) async fn start(place: Place) -> Result<(), storage::Error> {
         meters: RaftMeters::default(),
         rooms,
         pace: Pace::new(u64::MAX),
+        nursery: Nursery::new().0,
     };
     let replica = Replica::start(parts).await?;
     let handler = Arc::new(Answers { number, replica: replica.clone(), shared: shared.clone() });
