@@ -31,12 +31,13 @@ enum Need {
 pub fn next_moves(catalog: &Catalog) -> Vec<Move> {
     let wanted = wanted(catalog);
     let labels = Labels::of(catalog);
+    let loads = Loads::of(catalog);
     let is_forming = catalog.shards.values().any(|shard| !is_whole(catalog, shard));
     let mut moves: Vec<(Need, Move)> = catalog
         .shards
         .values()
         .filter(|shard| is_whole(catalog, shard) && catalog.operations.on_shard(shard.id).is_none())
-        .filter_map(|shard| next_move(catalog, shard, wanted.get(&shard.id)?, &labels))
+        .filter_map(|shard| next_move(catalog, shard, wanted.get(&shard.id)?, &labels, &loads))
         // Replicas are moved for balance once each shard has all of them.
         .filter(|(need, _)| *need < Need::Balance || !is_forming)
         .collect();
@@ -64,14 +65,28 @@ fn is_whole(catalog: &Catalog, shard: &ShardDescriptor) -> bool {
     shard.state == ShardState::Live && (is_moved || (has_all && all_vote))
 }
 
-fn next_move(catalog: &Catalog, shard: &ShardDescriptor, wanted: &[NodeId], labels: &Labels) -> Option<(Need, Move)> {
+fn next_move(
+    catalog: &Catalog,
+    shard: &ShardDescriptor,
+    wanted: &[NodeId],
+    labels: &Labels,
+    loads: &Loads,
+) -> Option<(Need, Move)> {
     let held: Vec<NodeId> = shard.replicas.iter().map(|replica| replica.node).collect();
     let to_go = held.iter().filter(|node| !wanted.contains(node)).map(|node| (need(catalog, *node), *node));
     let to_come: Vec<NodeId> = wanted.iter().copied().filter(|node| !held.contains(node)).collect();
     let candidates = to_go
         // Where somebody chose a replica's place, only nodes that cannot keep theirs lose it.
         .filter(|(need, _)| *need < Need::Balance || !shard.placement_chosen)
-        .flat_map(|(need, from)| to_come.iter().map(move |to| (need, from, *to)));
+        .flat_map(|(need, from)| to_come.iter().map(move |to| (need, from, *to)))
+        // A shard that comes or goes changes where others are wanted. That alone moves nothing: whole replicas would go to
+        // and fro, and every node would hold as many as before.
+        .filter(|(need, from, to)| {
+            let after = held.iter().copied().filter(|node| node != from).chain([*to]);
+            *need < Need::Balance
+                || loads.are_evened_by(*from, *to)
+                || labels.spread(after) > labels.spread(held.iter().copied())
+        });
     // Of those that matter most the one after which the replicas share the fewest zones and hosts: also half way through,
     // the loss of a zone is not to cost the quorum.
     candidates
@@ -80,6 +95,40 @@ fn next_move(catalog: &Catalog, shard: &ShardDescriptor, wanted: &[NodeId], labe
             (*need, std::cmp::Reverse(labels.spread(after)))
         })
         .map(|(need, from, to)| (need, Move { shard: shard.id, from, to }))
+}
+
+/// How many replicas the nodes hold, those that come to them counted and those that leave not, and what is theirs by weight.
+struct Loads {
+    held: BTreeMap<NodeId, u64>,
+    weights: BTreeMap<NodeId, u64>,
+    replicas: u64,
+}
+
+impl Loads {
+    fn of(catalog: &Catalog) -> Self {
+        let takers = catalog.nodes.values().filter(|node| node.takes_replicas());
+        let weights: BTreeMap<NodeId, u64> = takers.map(|node| (node.id, u64::from(node.weight))).collect();
+        let copies = u64::from(catalog.replication_factor).min(weights.len() as u64);
+        let mut held: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for shard in catalog.shards.values() {
+            let goes = catalog.moves_away_from(shard.id);
+            for replica in shard.replicas.iter().filter(|replica| Some(replica.node) != goes) {
+                *held.entry(replica.node).or_default() += 1;
+            }
+        }
+        Self { held, replicas: copies * catalog.shards.len() as u64, weights }
+    }
+
+    /// One of them is off its share by more than a tenth of it, or than one replica where that is more, and the move brings it
+    /// nearer.
+    fn are_evened_by(&self, from: NodeId, to: NodeId) -> bool {
+        // All times the sum of the weights, so that nothing is rounded but the tenth.
+        let all: u64 = self.weights.values().sum();
+        let held = |node| self.held.get(&node).copied().unwrap_or_default() * all;
+        let share = |node| self.replicas * self.weights.get(&node).copied().unwrap_or_default();
+        let slack = |node| (share(node) / 10).max(all);
+        held(from) > share(from) + slack(from) || held(to) + slack(to) < share(to)
+    }
 }
 
 fn need(catalog: &Catalog, node: NodeId) -> Need {

@@ -3,6 +3,7 @@
 use super::super::tests::{Node, catalog, equal_nodes, loads, node};
 use super::*;
 use crate::catalog::{CatalogCommand, CatalogResponse, OperationCause, apply};
+use crate::ring::Token;
 use crate::types::{OperationId, ReplicaId};
 
 /// A catalog in which each shard has its replicas where they are wanted.
@@ -174,4 +175,33 @@ fn nothing_is_balanced_while_shards_are_formed() {
     assert_eq!(next_moves(&catalog), []);
     catalog.shards.values_mut().nth(3).unwrap().replicas[1].state = ReplicaState::Voter;
     assert_eq!(next_moves(&catalog).len(), 1);
+}
+
+/// Each split changes where some shards are wanted. That is no reason to move what every node has its share of anyway.
+#[test]
+fn splits_move_little_and_leave_every_node_its_share() {
+    let mut catalog = settled(12, &equal_nodes(1..=6));
+    let mut moved = 0;
+    for _round in 0..2 {
+        let shards: Vec<(ShardId, Token)> = catalog
+            .shards
+            .values()
+            .filter_map(|shard| shard.range.map(|range| (shard.id, range)))
+            .map(|(shard, range)| (shard, Token(range.first.0 + (range.last.0 - range.first.0) / 2)))
+            .collect();
+        for (shard, at) in shards {
+            let operation = begin(&mut catalog, OperationKind::Split { shard, at }, OperationCause::Asked);
+            send(&mut catalog, CatalogCommand::PublishSplit { operation });
+            end(&mut catalog, operation);
+            moved += move_all(&mut catalog);
+        }
+    }
+    let mut loads: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for replica in catalog.shards.values().flat_map(|shard| &shard.replicas) {
+        *loads.entry(replica.node).or_default() += 1;
+    }
+    // 147 replicas on six nodes.
+    assert!(loads.values().all(|held| (23..=26).contains(held)), "{loads:?}");
+    // More than twice as many when every replica follows the plan.
+    assert!(moved <= 60, "{moved} moves for 36 splits");
 }
