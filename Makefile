@@ -13,8 +13,9 @@ DEV_PORTS := $(if $(findstring --port,$(DEV_ARGS))$(findstring --nodes,$(DEV_ARG
 
 .DEFAULT_GOAL := help
 FAULT_TOTALS ?= fault-totals
+OPERATION_TOTALS ?= operation-totals
 
-.PHONY: help dev build test try faults fault-totals lint fmt check-fast clean-data shows build-shows show-fresh-debian check-deploy check-monitoring
+.PHONY: help dev build test try faults fault-totals operation-totals lint fmt check-fast clean-data shows build-shows show-fresh-debian check-deploy check-monitoring
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +46,10 @@ fault-totals: ## what a release must have survived: two hours of faults on this 
 	@scripts/setup --faults
 	@scripts/fault-totals $(FAULT_TOTALS)
 
+operation-totals: ## 300 splits, moves and transfers under standing faults on this commit, into ./operation-totals
+	@scripts/setup --faults
+	@scripts/operation-totals $(OPERATION_TOTALS)
+
 lint: ## formatting and clippy, warnings denied
 	cargo fmt --all --check
 	cargo lint
@@ -59,7 +64,7 @@ check-fast: ## formatting, clippy and the unit tests: the loop while writing cod
 
 # Arguments for one show, for example `make show-failover SHOW_ARGS='--short --seed 7'`.
 SHOW_ARGS ?=
-SHOWS := real-input import-kill kill-each majority-down rolling-stop full-disks dead-node spread overload failover idle steady
+SHOWS := real-input import-kill kill-each majority-down rolling-stop full-disks dead-node spread left-overs grow overload failover idle steady
 
 build-shows:
 	@scripts/setup

@@ -22,7 +22,7 @@ pub struct Needs {
     pub spare_nodes: bool,
 }
 
-/// Faults that stand at the same time: one or two, the second begun after the first and ended before it.
+/// Faults that stand at the same time, each begun after the one before it and ended before that.
 pub type Card = &'static [Fault];
 
 #[derive(Debug, PartialEq)]
@@ -33,6 +33,9 @@ pub struct Profile {
     /// Length of a run when none is said.
     pub seconds: u64,
 }
+
+const CHANGES: [Fault; 3] =
+    [Fault::Change(Change::Split), Fault::Change(Change::Move), Fault::Change(Change::Transfer)];
 
 pub const ALL: &[Profile] = &[
     Profile {
@@ -144,8 +147,20 @@ pub const ALL: &[Profile] = &[
     },
     Profile {
         name: "placement",
-        about: "replicas moved, leaders transferred, nodes drained: alone, and while nodes die, are cut off, lose power",
+        about: "shards split, replicas moved, leaders transferred, nodes drained: alone, and while nodes die, are cut off, \
+                lose power",
         cards: &[
+            &[Fault::Change(Change::Split)],
+            &[Fault::Change(Change::Split), Fault::Kill(Who::Leader)],
+            &[Fault::Change(Change::Split), Fault::Kill(Who::One)],
+            &[Fault::Change(Change::Split), Fault::Kill(Who::All)],
+            &[Fault::Change(Change::Split), Fault::Cut(Shape::IsolateLeader)],
+            &[Fault::Change(Change::Split), Fault::Cut(Shape::Bridge)],
+            &[Fault::Change(Change::Split), Fault::Power(Who::Leader)],
+            &[Fault::Change(Change::Split), Fault::Power(Who::All)],
+            &[Fault::Change(Change::Split), Fault::Pause(Who::Leader, Length::Long)],
+            &[Fault::Change(Change::Split), Fault::Change(Change::Move)],
+            &[Fault::Change(Change::Split), Fault::Change(Change::Transfer)],
             &[Fault::Change(Change::Move)],
             &[Fault::Change(Change::Move), Fault::Kill(Who::Leader)],
             &[Fault::Change(Change::Move), Fault::Kill(Who::One)],
@@ -166,6 +181,22 @@ pub const ALL: &[Profile] = &[
             &[Fault::Change(Change::Drain), Fault::Cut(Shape::Halves)],
         ],
         seconds: 120,
+    },
+    Profile {
+        name: "operations",
+        about: "a split, a move and a transfer at the same time, with a fault standing: many of them, for their totals",
+        cards: &[
+            &[CHANGES[0], CHANGES[1], CHANGES[2], Fault::Kill(Who::Leader)],
+            &[CHANGES[1], CHANGES[0], CHANGES[2], Fault::Kill(Who::One)],
+            &[CHANGES[2], CHANGES[1], CHANGES[0], Fault::Kill(Who::All)],
+            &[CHANGES[0], CHANGES[2], CHANGES[1], Fault::Cut(Shape::IsolateLeader)],
+            &[CHANGES[1], CHANGES[2], CHANGES[0], Fault::Cut(Shape::Halves)],
+            &[CHANGES[2], CHANGES[0], CHANGES[1], Fault::Cut(Shape::Bridge)],
+            &[CHANGES[0], CHANGES[1], CHANGES[2], Fault::Power(Who::Leader)],
+            &[CHANGES[1], CHANGES[0], CHANGES[2], Fault::Power(Who::All)],
+            &[CHANGES[2], CHANGES[1], CHANGES[0], Fault::Pause(Who::Leader, Length::Long)],
+        ],
+        seconds: 90,
     },
     Profile {
         name: "try",
@@ -267,9 +298,9 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_a_card_holds_one_or_two_faults() {
+    fn names_are_unique_and_a_card_holds_as_many_faults_as_can_be_told_apart() {
         let names: std::collections::BTreeSet<&str> = ALL.iter().map(|profile| profile.name).collect();
         assert_eq!(names.len(), ALL.len());
-        assert!(ALL.iter().flat_map(|profile| profile.cards).all(|card| (1..=2).contains(&card.len())));
+        assert!(ALL.iter().flat_map(|profile| profile.cards).all(|card| (1..=4).contains(&card.len())));
     }
 }

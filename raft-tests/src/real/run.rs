@@ -14,7 +14,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use ringraft::clock::{self, Moment};
 use ringraft::transport::dial::TcpNet;
-use ringraft::types::{META_SHARD, ShardId};
+use ringraft::types::ShardId;
 
 use super::faults::{self, Fault, Field, Observed, Standing};
 use super::figures::{self, Figures};
@@ -201,7 +201,7 @@ async fn make_faults(
     }
 }
 
-/// Makes a card's faults, the second within the first. Says what was seen of each.
+/// Makes a card's faults, each within the one before it. Says what was seen of each.
 async fn play(card: Card, field: &mut Field, run: &mut Run) -> Result<Vec<String>, String> {
     field.paired = card.len() > 1;
     let mut standing: Vec<Standing> = Vec::new();
@@ -289,7 +289,14 @@ async fn heal(field: &mut Field, run: &mut Run) -> Result<(), String> {
 
 /// Every replica of every shard holds the same at one applied index.
 async fn compare(field: &mut Field) {
-    let shards: Vec<ShardId> = std::iter::once(META_SHARD).chain(field.probe.shards()).collect();
+    let shards = match faults::operation::shards(&field.world.nodes[0].http).await {
+        Ok(shards) => shards,
+        Err(why) => {
+            field.figures.violations.push(format!("the shards cannot be listed: {why}"));
+            return;
+        }
+    };
+    let shards: Vec<ShardId> = shards.iter().filter_map(|shard| shard.parse().ok()).collect();
     let replicas = if field.world.spare_nodes { world::SPARED_REPLICATION } else { field.world.nodes.len() };
     match compare_digests_of(&shards, &field.world.peers(), replicas).await {
         Ok(compared) => field.figures.count("replicas_compared", compared as u64),

@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use crate::record::{self, EXIT_BAD_INPUT, Run, RunKind, Verdict};
 
 const USAGE: &str = "\
-usage: raft-tests report DIRECTORY... [--html OUT.html] [--totals]
+usage: raft-tests report DIRECTORY... [--html OUT.html] [--totals] [--operations]
                   adds up the runs (run.json) below the directories, which must be of one commit; --totals also holds the
-                  sum against what a release must have survived. Exits with 0 when all is good, 1 for a violation or a
+                  sum against what a release must have survived, --operations its splits, moves and transfers. Exits with 0 when all is good, 1 for a violation or a
                   total that is not reached, 2 when something is undecided, 3 when files or arguments are bad, 4 when a
-                  run is void (with --totals a void run is only left out)";
+                  run is void (where totals are asked for it is only left out)";
 
 /// Directories below a given one that are looked into.
 const DEPTH_MAX: usize = 6;
@@ -34,18 +34,20 @@ struct Arguments {
     directories: Vec<PathBuf>,
     html: Option<PathBuf>,
     totals: bool,
+    operations: bool,
 }
 
 impl Arguments {
     fn parse(words: &[&str]) -> Result<Self, String> {
-        let mut arguments = Self { directories: Vec::new(), html: None, totals: false };
+        let mut arguments = Self { directories: Vec::new(), html: None, totals: false, operations: false };
         let mut words = words.iter();
         while let Some(&word) = words.next() {
             match word {
                 "--html" => arguments.html = Some(words.next().ok_or("--html wants a file name")?.into()),
                 "--totals" => arguments.totals = true,
+                "--operations" => arguments.operations = true,
                 other if other.starts_with("--") => {
-                    return Err(format!("{other} is no option of report: there are --html and --totals"));
+                    return Err(format!("{other} is no option of report: there are --html, --totals and --operations"));
                 }
                 directory => arguments.directories.push(directory.into()),
             }
@@ -80,8 +82,11 @@ pub fn command(words: &[&str]) -> u8 {
     print!("{}", totals::table(&sums));
     let verdict = found.iter().map(|one| one.run.verdict()).max().unwrap_or(Verdict::Good);
     let mut code = verdict.exit_code();
-    if arguments.totals {
-        let goals = totals::check(&sums);
+    if arguments.totals || arguments.operations {
+        let mut goals = if arguments.totals { totals::check(&sums) } else { Vec::new() };
+        if arguments.operations {
+            goals.extend(totals::check_operations(&sums));
+        }
         for goal in &goals {
             println!("{goal}");
         }

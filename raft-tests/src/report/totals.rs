@@ -14,6 +14,14 @@ const POWER_LOSSES_OF_ALL_MIN: u64 = 60;
 /// Restarts of a voter inside a lease that it had granted.
 const LEASE_TRAPS_MIN: u64 = 200;
 
+/// Changes of the cluster that came to their end, each while a fault stood or right after it (issue 5).
+const SPLITS_MIN: u64 = 300;
+const MOVES_MIN: u64 = 300;
+const TRANSFERS_MIN: u64 = 300;
+const MEMBERSHIP_CHANGES_MIN: u64 = 100;
+/// Of one move: a learner comes, and voters are exchanged.
+const MEMBERSHIP_CHANGES_PER_MOVE: u64 = 2;
+
 /// Names that `real` gives to what is asked for here.
 pub(super) const POWER_LOSS: &str = "power-loss/";
 const POWER_LOSS_OF_ALL: &str = "power-loss/all";
@@ -70,6 +78,29 @@ pub(super) fn check(sums: &[Run]) -> Vec<Goal> {
             wanted: 0.0,
             is_met: window == Some(0.0),
         },
+    ]
+}
+
+/// Violations count in any case; here is what they were looked for in.
+pub(super) fn check_operations(sums: &[Run]) -> Vec<Goal> {
+    let real = sums.iter().find(|run| run.kind == RunKind::Real);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts")]
+    let done = |change: &str| {
+        let figure = real.and_then(|run| run.figures.get(&format!("operations_{change}_done")));
+        figure.map_or(0, |figure| *figure as u64)
+    };
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    let at_least = |what, reached: u64, wanted: u64| Goal {
+        what,
+        reached: reached as f64,
+        wanted: wanted as f64,
+        is_met: reached >= wanted,
+    };
+    vec![
+        at_least("splits", done("split"), SPLITS_MIN),
+        at_least("moves", done("move"), MOVES_MIN),
+        at_least("transfers", done("transfer"), TRANSFERS_MIN),
+        at_least("changes of a membership", MEMBERSHIP_CHANGES_PER_MOVE * done("move"), MEMBERSHIP_CHANGES_MIN),
     ]
 }
 

@@ -17,9 +17,11 @@ use crate::real::world::bridge;
 mod dead_node;
 mod failover;
 mod full_disks;
+mod grow;
 mod idle;
 mod import_kill;
 mod kill_each;
+mod left_overs;
 mod majority_down;
 mod overload;
 mod real_input;
@@ -66,7 +68,13 @@ pub const ALL: &[Show] = &[
         spread,
         "six nodes hold what their weights say, and a zone that is killed costs no shard its quorum"
     ),
-    show!("resume", resume, "a move goes on to its end after a crash between any two of its steps"),
+    show!(
+        "grow",
+        grow,
+        "12 shards become 48 and three nodes take over from three, under load, and no client sees an error"
+    ),
+    show!("left-overs", left_overs, "after splits the bytes on disk return to at most 1.3 of the data that lives"),
+    show!("resume", resume, "a move and a split go on to their ends after a crash between any two of their steps"),
     show!("full-disks", full_disks, mounts, "full disks refuse values alone, lose nothing, and clear by themselves"),
     show!("overload", overload, "three times the load that can be borne costs a tenth of what is done, and no leader"),
     show!("idle", idle, "processor and memory of an idle node, and the time of a start with data"),

@@ -1,6 +1,6 @@
-//! A crash between any two steps of a move: of the process that has just taken the step, whichever it is. It is started
-//! again, and the move comes to its end all the same: the replica stands where it was to stand, the old one is gone, and
-//! every key is there.
+//! A crash between any two steps of a move or of a split: of the process that has just taken the step, whichever it is. It
+//! is started again, and both come to their ends all the same: the replica stands where it was to stand, the old one is
+//! gone, the shard is two, and every key is there.
 //!
 //! The places are in the program with the planted bugs alone (`ringraft::mutants::crash`): RINGRAFT_BIN names it.
 
@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use super::{Options, Verdict};
 use crate::admin;
 use crate::cluster::{self, Cluster, Plan};
-use crate::fleet::{since, until};
+use crate::fleet::since;
 
-/// As many as a move has steps that are told apart.
-const PLACES_MIN: usize = 10;
+/// As many as a move and a split have steps that are told apart.
+const PLACES_MIN: usize = 17;
 const VARIABLE: &str = "RINGRAFT_CRASH_AT";
 const KEYS: usize = 50;
 const ENDED_LIMIT: Duration = Duration::from_secs(60);
@@ -79,10 +79,13 @@ async fn one(place: &str) -> Result<Duration, String> {
     let to = spare(&cluster, &before).await?;
     fs::write(&armed, "").map_err(|error| error.to_string())?;
     let began = clock::now();
-    let id = begin(&cluster, &from, &to).await?;
-    let ended = until_ended(&mut cluster, &id, &armed).await?;
-    if ended["state"] != "done" {
-        return Err(format!("it ended otherwise: {ended}"));
+    let steps = [("move", json!({ "from": from, "to": to })), ("split", json!({ "auto": true }))];
+    for (what, body) in steps {
+        let id = begin(&mut cluster, what, &body).await?;
+        let ended = until_ended(&mut cluster, &id, &armed).await?;
+        if ended["state"] != "done" {
+            return Err(format!("it ended otherwise: {ended}"));
+        }
     }
     let took = since(began);
     // The places behind the end of the operation: its process is started again there, too.
@@ -118,21 +121,22 @@ async fn spare(cluster: &Cluster, shard: &Value) -> Result<String, String> {
     Err("every node has a replica".to_string())
 }
 
-async fn begin(cluster: &Cluster, from: &str, to: &str) -> Result<String, String> {
-    let body = json!({ "from": from, "to": to });
-    let path = format!("/v1/admin/shards/{SHARD}/move");
-    let begun = until(ENDED_LIMIT, || async {
+async fn begin(cluster: &mut Cluster, what: &str, body: &Value) -> Result<String, String> {
+    let path = format!("/v1/admin/shards/{SHARD}/{what}");
+    let deadline = clock::now().after(ENDED_LIMIT);
+    while clock::now() < deadline {
+        revive(cluster).await;
         for node in &cluster.nodes {
             // With a key: the node that took it may be the one that dies before it answers.
-            if let Ok(reply) = admin::post(&node.http, &path, &body, Some("\"resume\"")).await
+            if let Ok(reply) = admin::post(&node.http, &path, body, Some(&format!("\"resume-{what}\""))).await
                 && reply.status == 202
             {
-                return admin::text(&reply.json()["id"]).ok();
+                return admin::text(&reply.json()["id"]);
             }
         }
-        None
-    });
-    begun.await.ok_or_else(|| "no node took the request".to_string())
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(format!("no node took the {what}"))
 }
 
 /// Starts every node that has ended.

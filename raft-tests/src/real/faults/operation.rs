@@ -1,5 +1,5 @@
-//! Changes of the cluster while it is under load and while other faults stand: replicas moved, leaders transferred, nodes
-//! drained. They are no faults of the cluster; what they must not do to it is what is tested.
+//! Changes of the cluster while it is under load and while other faults stand: shards split, replicas moved, leaders
+//! transferred, nodes drained. They are no faults of the cluster; what they must not do to it is what is tested.
 //!
 //! Each is asked for with an idempotency key at any node that answers, until one has taken it, and followed to its end after
 //! everything else is whole again: an operation that does not end then is a violation.
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{Fault, Field, Held, Observed, Standing};
 use crate::admin;
 use crate::fleet::until;
+use crate::http::Http;
 use crate::real::world::SPARED_REPLICATION;
 
 /// Until some node has taken the request.
@@ -27,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub enum Change {
     Move,
     Transfer,
+    /// A shard becomes two, at the median of its rows.
+    Split,
     /// A node emptied, and undrained at the end.
     Drain,
 }
@@ -36,6 +39,7 @@ impl Change {
         match self {
             Change::Move => "move",
             Change::Transfer => "transfer",
+            Change::Split => "split",
             Change::Drain => "drain",
         }
     }
@@ -72,11 +76,16 @@ async fn try_to_begin(field: &mut Field, fault: Fault, change: Change, key: &str
             let node = admin::node_id(&field.world.nodes[place].http).await?;
             (format!("/v1/admin/nodes/{node}/drain"), json!({}), Some(node))
         }
+        Change::Split => {
+            let shards = shards(&http).await?;
+            let data: Vec<&String> = shards.iter().filter(|shard| *shard != "0").collect();
+            let shard = data[field.rng.random_range(0..data.len())];
+            (format!("/v1/admin/shards/{shard}/split"), json!({ "auto": true }), None)
+        }
         Change::Move | Change::Transfer => {
-            // The meta group too: its id is 0.
-            let shards: Vec<u64> = std::iter::once(0).chain(field.probe.shards().map(|shard| shard.0)).collect();
-            let shard = shards[field.rng.random_range(0..shards.len())];
-            let held = admin::nodes_of(&admin::shard(&http, &shard.to_string()).await?);
+            let shards = shards(&http).await?;
+            let shard = &shards[field.rng.random_range(0..shards.len())];
+            let held = admin::nodes_of(&admin::shard(&http, shard).await?);
             let (path, body) = target(field, change, shard, &held).await?;
             (path, body, None)
         }
@@ -92,8 +101,16 @@ async fn try_to_begin(field: &mut Field, fault: Fault, change: Change, key: &str
     Ok(Standing { fault, on: vec![asked], hit_leader: false, hold: Duration::ZERO, held: Held::Operation(begun) })
 }
 
+/// The ids of all shards, those that splits have made among them, and the meta group's.
+pub(in crate::real) async fn shards(http: &Http) -> Result<Vec<String>, String> {
+    let shards = admin::get(http, "/v1/admin/shards").await?;
+    let ids = shards["shards"].as_array().into_iter().flatten().map(|shard| admin::text(&shard["id"]));
+    let ids: Vec<String> = ids.collect::<Result<_, _>>()?;
+    if ids.len() < 2 { Err(format!("no shards in {shards}")) } else { Ok(ids) }
+}
+
 /// What to ask for: a voter that is to lead, or one that is to go and a node that has none.
-async fn target(field: &mut Field, change: Change, shard: u64, held: &[String]) -> Result<(String, Value), String> {
+async fn target(field: &mut Field, change: Change, shard: &str, held: &[String]) -> Result<(String, Value), String> {
     if held.is_empty() {
         return Err(format!("shard {shard} has no replicas"));
     }
