@@ -95,7 +95,11 @@ pub(super) async fn create(disk: Arc<dyn Disk>, replica: u64) -> Stores {
 
 /// The replica as the registry knows it, after a crash.
 pub(super) fn reopen(disk: Arc<dyn Disk>, replica: u64) -> Stores {
-    let log = LogStore::open(disk.as_ref(), STORE, false, TAIL_BYTES).unwrap();
+    reopen_with(LogStore::open(disk.as_ref(), STORE, false, TAIL_BYTES).unwrap(), disk, replica)
+}
+
+/// The same where the log is open already.
+pub(super) fn reopen_with(log: LogStore, disk: Arc<dyn Disk>, replica: u64) -> Stores {
     let Some(RegistryRecord { state: ReplicaLife::Live { directory }, .. }) = log.record(ReplicaId(replica)) else {
         panic!("replica {replica} is not registered");
     };
