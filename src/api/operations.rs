@@ -123,7 +123,8 @@ where
     }
     let unread = |error| Problem::from_router(error, call, false);
     let newest = call.router().newest_catalog(call.deadline).await.map_err(unread)?;
-    let at = match begun_before(call, &newest, shard)? {
+    let before = begun_before(call, &newest, shard)?;
+    let at = match before.filter(|at| at_token.is_none_or(|wanted| wanted == *at)) {
         Some(at) => at,
         None => {
             let range = newest.shards.get(&shard).and_then(|shard| shard.range);

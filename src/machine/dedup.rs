@@ -86,14 +86,14 @@ pub(super) fn remember(txn: &mut Txn<'_>, state: &mut ShardState, write: &Write,
 
 fn evict(txn: &mut Txn<'_>, state: &mut ShardState) -> Result<(), Error> {
     let Some(aged_before) = state.time_ms.checked_sub(RETENTION_MS) else { return Ok(()) };
-    let aged = keys::dedup_age_before(aged_before);
+    let mut aged = keys::dedup_age_before(aged_before);
     let mut evicted = 0;
     // Left-overs of a split do not count: replicas differ in them. What is met of them goes as well.
     while evicted < EVICTED_PER_WRITE_MAX {
         let first = txn.first_keys(&aged, EVICTED_PER_WRITE_MAX - evicted)?;
-        if first.is_empty() {
-            break;
-        }
+        let Some(last) = first.last() else { break };
+        // What stands in front of it is gone by then; reading over it again would cost more with each round.
+        aged.from = last.clone();
         for age_key in first {
             let record_key = keys::dedup_of_age(&age_key)
                 .ok_or_else(|| Error::Corrupt { what: format!("dedup age key {age_key:?} is malformed") })?;

@@ -120,7 +120,11 @@ impl Reconciler {
                 ShardState::Creating { founder } if founder == replica.id => {
                     self.found(catalog, shard, replica.id).await
                 }
-                ShardState::Live if replica.state == ReplicaState::Joining || host.missed_birth(replica.id) => {
+                ShardState::Live
+                    if replica.state == ReplicaState::Joining
+                        || (replica.state == ReplicaState::Voter
+                            && shard.range.is_some_and(|range| host.missed_birth(replica.id, range))) =>
+                {
                     host.add_empty(shard.id, replica.id).await.map_err(|error| error.to_string())
                 }
                 _ => Ok(()),
@@ -148,7 +152,9 @@ impl Reconciler {
     /// What the leader of a shard does for it: one step a round.
     async fn leader_round(&mut self, group: &Group, catalog: &Catalog, shard: &ShardDescriptor) {
         let replica = group.replica();
-        if splits::is_due(catalog, shard.id) {
+        let members = replica.members();
+        // What is half done, or left over, is settled first: a split wants settled members.
+        if splits::is_due(catalog, shard.id) && !members.joint && members.learners.is_empty() {
             if let Some(command) = splits::step(&self.router, group, catalog).await {
                 self.propose(command).await;
             }

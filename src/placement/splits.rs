@@ -14,7 +14,7 @@ use crate::machine::{Command, Fence, Response, Split};
 use crate::method::Method;
 use crate::mutants::crash_at;
 use crate::router::Router;
-use crate::shard::{Group, ReportedRole};
+use crate::shard::Group;
 use crate::transport::Lane;
 use crate::types::{NodeId, ReplicaId, ShardId};
 use crate::wire::Wire;
@@ -42,9 +42,9 @@ pub(super) fn is_due(catalog: &Catalog, parent: ShardId) -> bool {
 
 /// What the leader of the parent does for a split: one step. Says what is to be told to the catalog.
 pub(super) async fn step(router: &Router, group: &Group, known: &Catalog) -> Option<CatalogCommand> {
-    let deadline = clock::now().after(STEP_TIMEOUT);
     let (parent, replica) = (group.shard(), group.replica());
     flush_all(router, known, parent).await;
+    let deadline = clock::now().after(STEP_TIMEOUT);
     // The shard's own state first, the catalog after it: an older one might split what was given up (`models` §10).
     let state = group.split_state(deadline).await.ok()?;
     let seen = replica.members();
@@ -144,12 +144,13 @@ async fn all_run(router: &Router, catalog: &Catalog, plan: &SplitPlan) -> bool {
     let Some(child) = catalog.shards.get(&plan.child) else { return false };
     let run = child.replicas.iter().map(|replica| async {
         let is_given_up = catalog.nodes.get(&replica.node).is_none_or(|node| node.is_dead);
-        is_given_up || runs(router, replica.node, replica.id).await
+        is_given_up || is_born(router, replica.node, replica.id).await
     });
     join_all(run).await.into_iter().all(|runs| runs)
 }
 
-async fn runs(router: &Router, node: NodeId, replica: ReplicaId) -> bool {
+/// One that has failed was born, too: it is to be replaced, and for that the operation must end.
+async fn is_born(router: &Router, node: NodeId, replica: ReplicaId) -> bool {
     let reports = router.reports(node, clock::now().after(LOOK_TIMEOUT)).await.unwrap_or_default();
-    reports.iter().any(|report| report.replica == replica && report.role != ReportedRole::Failed)
+    reports.iter().any(|report| report.replica == replica)
 }

@@ -80,16 +80,11 @@ impl MachineShared {
             let state = self.state.lock().expect("no panic while the state is copied");
             state.last_split.as_ref().and_then(|split| split.child_of(self.store.identity().replica))
         };
-        let is_destroyed = |child| self.log.record(child).is_some_and(|record| record.state == ReplicaLife::Tombstone);
-        child.is_some_and(|child| !self.nursery.has_applied(child) && !is_destroyed(child))
-    }
-
-    /// The replica that the last split was to make here and that is not here, because this one was filled by a snapshot
-    /// from behind the split: an empty one may be made under that id (`models` §8).
-    pub fn missed_birth(&self) -> Option<ReplicaId> {
-        let state = self.state.lock().expect("no panic while the state is copied");
-        let child = state.last_split.as_ref().and_then(|split| split.child_of(self.store.identity().replica))?;
-        self.log.record(child).is_none().then_some(child)
+        child.is_some_and(|child| match self.log.record(child).map(|record| record.state) {
+            // This replica was filled by a snapshot from behind the split, so somebody held the child before.
+            None | Some(ReplicaLife::Tombstone) => false,
+            Some(ReplicaLife::Live { .. } | ReplicaLife::Born { .. }) => !self.nursery.has_applied(child),
+        })
     }
 }
 

@@ -140,6 +140,7 @@ impl Group {
     /// Proposes a write and waits until it is applied here. The leader alone accepts it.
     pub async fn write(&self, mut write: Write, deadline: Moment) -> Result<Response, Error> {
         planted!(CheckOutsideApply => if let Some(refused) = self.refused_early(&write)? { return Ok(refused) });
+        self.refuse_others_keys(&write)?;
         if matches!(write.action, Action::Put { .. }) {
             self.refuse_to_grow()?;
         }
@@ -169,6 +170,16 @@ impl Group {
             }
             Err(ProposeError::Refused { why }) => Err(Error::Failed { what: why }),
         }
+    }
+
+    /// Whose key it is is decided when the entry is applied. What this replica has applied already says that it is another
+    /// shard's need not enter the log: a range only ever gets smaller.
+    fn refuse_others_keys(&self, write: &Write) -> Result<(), Error> {
+        let state = self.replica.machine().state.lock().expect("no panic while the state is read");
+        if state.range.is_some() && !state.owns(&write.key) {
+            return Err(Error::NotOwner(NotOwner { range: state.range, epoch: state.epoch }));
+        }
+        Ok(())
     }
 
     /// No growing write to a shard that a node with a tight disk votes in: it would have to be stored there too, or the shard

@@ -25,6 +25,7 @@ use crate::raft::pace::Pace;
 use crate::raft::replica::StartReplica;
 use crate::raft::rooms::Rooms;
 use crate::raft::{Replica, Timing};
+use crate::ring::TokenRange;
 use crate::storage::log_store::LogStore;
 use crate::storage::registry::{RegistryRecord, ReplicaLife, directory_name};
 use crate::storage::replica_store::{ReplicaIdentity, ReplicaStore};
@@ -35,6 +36,8 @@ use crate::types::{META_SHARD, NodeId, ReplicaId, ShardId, StoreId};
 
 /// Replicas opened at the same time at start.
 const OPENED_AT_ONCE: usize = 4;
+/// What the name of a directory that a checkpoint is being made in ends with: one that a crash left holds nothing of its own.
+const CHECKPOINT_DRAFT: &str = ".tmp";
 /// How often the flusher looks at the budget.
 const FLUSH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two compactions of a log that is over its budget.
@@ -143,6 +146,10 @@ impl Host {
     fn clean_directories(&self) -> Result<(), Error> {
         let records = self.inner.parts.log.records();
         for name in self.inner.parts.disk.replica_directories()? {
+            if name.strip_suffix(CHECKPOINT_DRAFT).and_then(parse_directory).is_some() {
+                self.inner.parts.disk.remove_replica(&name)?;
+                continue;
+            }
             let known = parse_directory(&name).and_then(|(replica, number)| Some((records.get(&replica)?, number)));
             match known {
                 Some((
@@ -206,6 +213,11 @@ impl Host {
             return;
         }
         let ReplicaIdentity { shard, replica, .. } = store.identity();
+        let is_live = |record: RegistryRecord| matches!(record.state, ReplicaLife::Live { .. });
+        if !self.inner.parts.log.record(replica).is_some_and(is_live) {
+            // Destroyed before its turn came.
+            return;
+        }
         match self.start(store).await {
             Ok(group) => {
                 info!(%shard, %replica, %parent, "replica born by a split");
@@ -237,7 +249,10 @@ impl Host {
         if group.shard() == META_SHARD {
             self.follow_meta_catalog(&group);
         }
-        self.write_groups(|groups| groups.by_replica.insert(group.replica().id(), group.clone()));
+        self.write_groups(|groups| {
+            groups.failed.remove(&group.replica().id());
+            groups.by_replica.insert(group.replica().id(), group.clone())
+        });
         Ok(group)
     }
 
@@ -292,9 +307,21 @@ impl Host {
         self.make(shard, replica).await.map(|_| ())
     }
 
-    /// A replica of its parent here was filled from behind the split that was to make this one.
-    pub fn missed_birth(&self, replica: ReplicaId) -> bool {
-        self.groups().iter().any(|group| group.replica().machine().missed_birth() == Some(replica))
+    /// A voter of a shard with this range that has no record here, and that no split will make here any more: its parent's
+    /// replica was filled from behind the split, or is gone without ever having come to it. Its id never ran, so an empty
+    /// one may be made under it (`models` §8). While anything here might still own these tokens, or cannot say what it owns, it
+    /// may be the parent, and the birth is waited for.
+    pub fn missed_birth(&self, replica: ReplicaId, range: TokenRange) -> bool {
+        if self.inner.parts.log.record(replica).is_some() {
+            return false;
+        }
+        let overlaps = |other: TokenRange| other.first <= range.last && range.first <= other.last;
+        let may_be_parent = |group: &Group| {
+            let state = group.replica().machine().state.lock().expect("no panic while the state is read");
+            state.shard != META_SHARD && state.range.is_none_or(overlaps)
+        };
+        let is_unclear = |(_, (shard, _)): (&ReplicaId, &(ShardId, String))| *shard != META_SHARD;
+        !self.groups().iter().any(may_be_parent) && !self.failed().iter().any(is_unclear)
     }
 
     /// Destroys a replica for good. Whoever calls has the proof that its group is without it and that it is not to come any

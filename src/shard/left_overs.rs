@@ -24,6 +24,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const STEP_KEYS: usize = 4096;
 /// Between two steps: requests and heartbeats go first.
 const STEP_PAUSE: Duration = Duration::from_millis(5);
+/// Before a step that the store could not take.
+const STALL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Goes on until cancelled. What is not finished is begun again by the next start.
 pub(super) async fn run(host: Host, stop: CancellationToken) {
@@ -60,14 +62,17 @@ async fn clean(replica: &Replica) -> Result<(), Error> {
     let begun = off_runtime(disk.as_ref(), move || begin(engine, shard)).await?;
     let Some((epoch, mut walk)) = begun else { return Ok(()) };
     loop {
-        let (returned, is_done) = off_runtime(disk.as_ref(), move || {
-            let is_done = walk.step();
-            (walk, is_done)
+        let (returned, step) = off_runtime(disk.as_ref(), move || {
+            let step = walk.step();
+            (walk, step)
         })
         .await;
         walk = returned;
-        if is_done? {
-            break;
+        match step? {
+            Step::Done => break,
+            Step::GoesOn => {}
+            // The store is behind with its flushes: writes of requests go first.
+            Step::Stalled => clock::sleep(STALL_PAUSE).await,
         }
         // A snapshot that was installed meanwhile has brought no left-overs.
         if !Arc::ptr_eq(&walk.engine, &store.engine()) {
@@ -108,9 +113,15 @@ fn epoch_at(record: Option<Bytes>) -> Result<Option<Epoch>, Error> {
     epoch.map_err(|error| Error::Corrupt { what: format!("epoch of left-overs: {error}") })
 }
 
+enum Step {
+    GoesOn,
+    /// Nothing was removed; to be tried again.
+    Stalled,
+    Done,
+}
+
 impl Walk {
-    /// Says whether the walk is at its end.
-    fn step(&mut self) -> Result<bool, Error> {
+    fn step(&mut self) -> Result<Step, Error> {
         let mut doomed = Batch::default();
         let mut last = None;
         for (seen, row) in self.view.scan(&KeyRange { from: self.next.clone(), before: None }).enumerate() {
@@ -123,12 +134,13 @@ impl Walk {
                 doomed.delete(key);
             }
         }
-        self.removed += doomed.changes.len() as u64;
-        if !doomed.is_empty() {
-            self.engine.write(doomed, Durability::Buffered)?;
+        // Never one that waits: whoever applies entries would wait with it, and heartbeats with him.
+        if !doomed.is_empty() && !self.engine.write_if_no_stall(&doomed)? {
+            return Ok(Step::Stalled);
         }
-        let is_done = last.is_none();
+        self.removed += doomed.changes.len() as u64;
+        let step = if last.is_none() { Step::Done } else { Step::GoesOn };
         self.next = last.unwrap_or_default();
-        Ok(is_done)
+        Ok(step)
     }
 }

@@ -117,6 +117,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes a replica directory of this name that holds everything written before the call; durable on return. On a file
     /// system the two share their files as long as neither changes them. Data engines alone.
     ///
+    /// An interrupted one may leave a directory of this name with `.tmp` behind it, for the next start to remove.
+    ///
     /// # Errors
     /// When a directory of this name is there.
     fn checkpoint(&self, directory: &str) -> Result<(), Error>;

@@ -416,14 +416,15 @@ fn a_node_that_comes_back_after_the_log_was_purged_is_filled_by_a_snapshot() {
     world.finish();
 }
 
-/// A node sleeps through a split, and the log that it needs is purged behind it: its replica of the parent is filled by a
-/// snapshot, and its replica of the child, which no split makes there any more, is made empty and filled, too.
+/// A node sleeps through two splits of one shard, is given up, and the log that it needs is purged behind them: its replica of the
+/// parent is filled by a snapshot, and its replicas of the children, which no split makes there any more, are made empty
+/// and filled, too.
 #[test]
-fn a_node_that_slept_through_a_split_gets_its_replica_of_the_child() {
+fn a_node_that_slept_through_splits_gets_its_replicas_of_the_children() {
     const DOWN: u32 = 2;
     const BACK: u32 = 4;
     const VALUE_BYTES: usize = 100_000;
-    const ROWS: usize = 200;
+    const ROWS: usize = 400;
     async fn client(stage: Arc<Stage>) -> turmoil::Result {
         for node in 1..=NODES {
             sim::until_ready(node).await?;
@@ -431,9 +432,14 @@ fn a_node_that_slept_through_a_split_gets_its_replica_of_the_child() {
         put_all("before").await?;
         stage.reach(1);
         stage.wait_for(DOWN).await;
-        let body = Bytes::from_static(b"{\"auto\":true}");
-        let (status, begun) = sim::request(1, Method::POST, "/v1/admin/shards/1/split", body).await?;
-        assert_eq!(status, StatusCode::ACCEPTED, "{}", String::from_utf8_lossy(&begun));
+        for _ in 0..2 {
+            let body = Bytes::from_static(b"{\"auto\":true}");
+            let (status, begun) = sim::request(1, Method::POST, "/v1/admin/shards/1/split", body).await?;
+            assert_eq!(status, StatusCode::ACCEPTED, "{}", String::from_utf8_lossy(&begun));
+            // Once the node is taken for dead.
+            let path = format!("/v1/admin/operations/{}", json(&begun)["id"].as_str().expect("an id"));
+            sim::until(1, &path, |_, body| json(body)["state"] == "done").await?;
+        }
         for row in 0..ROWS {
             put(1, &format!("/v1/kv/large-{row}"), vec![b'x'; VALUE_BYTES]).await?;
         }
@@ -448,8 +454,6 @@ fn a_node_that_slept_through_a_split_gets_its_replica_of_the_child() {
         }
         stage.reach(3);
         stage.wait_for(BACK).await;
-        let path = format!("/v1/admin/operations/{}", json(&begun)["id"].as_str().expect("an id"));
-        sim::until(3, &path, |_, body| json(body)["state"] == "done").await?;
         sim::until_ready(3).await?;
         // From the restarted node's own rows.
         for row in 0..ROWS {
@@ -461,7 +465,10 @@ fn a_node_that_slept_through_a_split_gets_its_replica_of_the_child() {
     }
     let seed = 12;
     let mut world = World::new(seed);
-    world.add_cluster(seed, NODES, |config| config.storage.flush_log_bytes = 1 << 20);
+    world.add_cluster(seed, NODES, |config| {
+        config.storage.flush_log_bytes = 1 << 20;
+        config.placement.dead_after_s = 5;
+    });
     world.sim.client("client", client(world.stage.clone()));
     world.run_until(1);
     world.crash(3);
