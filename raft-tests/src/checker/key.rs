@@ -20,6 +20,9 @@ pub(super) struct Logical<'a> {
     /// The first answer's; with the answer, None as long as nobody knows.
     pub(super) ended: Option<At>,
     pub(super) answer: Option<&'a Answer>,
+    /// The shard that gave it, as far as it says so: of a retry it may be another than the one that was asked first, for
+    /// shards are split.
+    pub(super) shard: Option<&'a str>,
     /// Two of its operations got different answers.
     pub(super) contradicts_itself: bool,
 }
@@ -76,6 +79,7 @@ impl<'a> Key<'a> {
                 _ if !operation.is_write() => continue,
                 _ => (None, None),
             };
+            let shard = operation.shard.as_deref().filter(|_| answer.is_some());
             if let Some(idempotency) = operation.idempotency.as_deref().filter(|_| operation.is_write()) {
                 let place = *under_one_key.entry((idempotency, &operation.request)).or_insert(all.len());
                 if let Some(first) = all.get_mut(place) {
@@ -83,13 +87,13 @@ impl<'a> Key<'a> {
                     if let Some(ended) = ended
                         && first.ended.is_none_or(|known| ended.event < known.event)
                     {
-                        (first.ended, first.answer) = (Some(ended), answer);
+                        (first.ended, first.answer, first.shard) = (Some(ended), answer, shard);
                     }
                     continue;
                 }
             }
             let invoked = operation.invoked;
-            all.push(Logical { operation, invoked, ended, answer, contradicts_itself: false });
+            all.push(Logical { operation, invoked, ended, answer, shard, contradicts_itself: false });
         }
         all
     }

@@ -40,7 +40,7 @@ pub(super) fn check_shards<'a>(keys: &[Key<'a>]) -> Vec<Contradiction<'a>> {
     let mut contradictions = Vec::new();
     for logical in keys.iter().flat_map(|key| key.logical(usize::MAX)) {
         let operation = logical.operation;
-        let (Some(shard), Some(revision)) = (operation.shard.as_deref(), written(&logical)) else { continue };
+        let (Some(shard), Some(revision)) = (logical.shard, written(&logical)) else { continue };
         let first = *writers.entry((shard, revision)).or_insert(operation);
         // Of one key it is the key's own fault.
         if first.key != operation.key {
